@@ -1,0 +1,47 @@
+# make run    a fresh clone becomes a report: environment in .venv, then the built-in suite
+# make test   the tests that need no network, no GPU and no download
+PYTHON ?= python3
+VENV ?= .venv
+CORES ?= all
+# Test processes; each computes on one thread.
+WORKERS ?= auto
+SLOW_WORKERS ?= 2
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.moelora-installed
+
+.PHONY: run test test-slow lint format environment clean
+
+run: environment
+	$(BIN)/snakemake --cores $(CORES)
+	@echo "The report: $(CURDIR)/reports/tiny/index.html"
+
+environment: $(STAMP)
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12)) else "moelora needs Python 3.11 or 3.12, found %d.%d; say make PYTHON=python3.11" % v)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $(STAMP)
+
+test: environment
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+
+test-slow: environment
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(SLOW_WORKERS) -m slow
+
+lint: environment
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	# The one exception is explained at the top of the Snakefile.
+	@$(BIN)/snakemake --lint 2>&1 | grep '^    \* ' | grep -v 'Specify a conda environment or container' | \
+		{ ! grep . ; } && echo "snakemake --lint: clean"
+
+format: environment
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format --quiet .
+	$(BIN)/snakefmt Snakefile workflow
+
+clean:
+	rm -rf results/tiny reports/tiny

@@ -1,0 +1,55 @@
+# Contents page of the workflow. It says which runs there are, when and where they run; what a number is, is in moelora/.
+#
+#   snakemake --cores all                                                              the built-in suite
+#   snakemake --cores all --configfile workflow/config/suites/glue-minilm.yaml         another suite
+#   snakemake --cores all --config suite=glue-minilm 'tasks=[mrpc]'                    the same by name, one task of it
+#
+# `snakemake --lint` asks for a conda environment or container in every rule. The exception: all rules run in the
+# environment that runs Snakemake (requirements.lock; environment.yml for conda), because torch a rule would be gigabytes.
+import sys
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+sys.path.insert(0, str(workflow.basedir))
+
+# Snakemake merges config files deeply: loaded always, keys of the default suite would stay under those of another.
+if not workflow.overwrite_configfiles:
+
+    configfile: f"{workflow.basedir}/workflow/config/suites/{config.get('suite', 'tiny')}.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/plan.smk"
+include: "workflow/rules/base.smk"
+include: "workflow/rules/sensitivity.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/costs.smk"
+include: "workflow/rules/tables.smk"
+include: "workflow/rules/report.smk"
+
+
+# A method may bring a rule of its own; files are found by name, nothing lists them.
+for method_rules in get_method_rules():
+
+    include: method_rules
+
+
+rule all:
+    default_target: True
+    input:
+        REPORT_PAGE,
+
+
+rule records:
+    input:
+        RECORDS,
+
+
+rule tables:
+    input:
+        REPORT_TABLES,

@@ -1,0 +1,154 @@
+"""Sensitivity: the sum of squared gradients of each frozen weight over a small sample of training examples.
+
+One backward pass a micro-batch. Squares are per example: the loss is the sum over examples of each example's own mean
+(over its answer tokens, or its single label), so the result does not depend on how the sample is cut into
+micro-batches. No weight gradient is kept: for an example with inputs X (T, D) and output gradients G (T, O) of a linear,
+‖Gᵀ X‖²_F is formed from the T×T Gram matrices, or directly where that is cheaper.
+
+Source: LoRA-SMoE (arXiv 2505.06272), whose code sums grad² over a weight matrix; per example and float32 are ours.
+"""
+
+import argparse
+import random
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from moelora.seeds import derive_seed
+from moelora.training.encode import IGNORED, Encoded, collate, encode
+
+
+def squared_gradient_norms(inputs: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
+    """Return each example's squared weight-gradient norm of a linear.
+
+    Args:
+        inputs: (B, T, D), the linear's input.
+        gradients: (B, T, O), the loss gradient of its output.
+
+    Returns:
+        (B,) ‖Gᵀ X‖²_F per example, in float32 at the least.
+    """
+    dtype = torch.promote_types(inputs.dtype, torch.float32)
+    inputs, gradients = inputs.to(dtype), gradients.to(dtype)
+    tokens, width, outputs = inputs.shape[1], inputs.shape[2], gradients.shape[2]
+    if tokens * (width + outputs) < width * outputs:
+        gram = (inputs @ inputs.transpose(1, 2)) * (gradients @ gradients.transpose(1, 2))
+        return gram.sum((1, 2))
+    return (gradients.transpose(1, 2) @ inputs).square().sum((1, 2))
+
+
+def example_mean_losses(model: torch.nn.Module, tensors: dict[str, torch.Tensor], kind: str) -> torch.Tensor:
+    """Return the sum over examples of each example's mean loss, in float32 at the least."""
+    labels = tensors["labels"]
+    logits = model(**{name: tensor for name, tensor in tensors.items() if name != "labels"}).logits
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if kind == "classification":
+        return functional.cross_entropy(logits, labels, reduction="sum")
+    if kind == "regression":
+        return (logits.squeeze(-1) - labels).square().sum()
+    targets = labels[:, 1:]
+    losses = functional.cross_entropy(logits[:, :-1].transpose(1, 2), targets, ignore_index=IGNORED, reduction="none")
+    return (losses.sum(1) / (targets != IGNORED).sum(1)).sum()
+
+
+def measure(
+    model: torch.nn.Module,
+    modules: list[str],
+    examples: list[Encoded],
+    kind: str,
+    pad_id: int,
+    device: Any,
+    batch_size: int,
+) -> dict[str, float]:
+    """Return the sensitivity of each module: Σ over examples of ‖∂L_example/∂W‖²_F.
+
+    Args:
+        model: the base model; nothing in it is changed.
+        modules: full names of linears.
+        examples: the sample, tokenised.
+        kind: the task's kind.
+        pad_id: token id of padding; padded positions have zero gradient because nothing attends to them.
+        device: where the model is.
+        batch_size: examples per backward pass.
+    """
+    scores = {name: torch.zeros((), device=device, dtype=torch.float64) for name in modules}
+    inputs: dict[str, torch.Tensor] = {}
+    handles = []
+
+    def watch(name: str, module: torch.nn.Module) -> None:
+        def keep_input(_, arguments, output):
+            inputs[name] = arguments[0].detach()
+            output.register_hook(lambda gradient: add(gradient))
+
+        def add(gradient):
+            kept = inputs.pop(name)
+            squares = squared_gradient_norms(kept, gradient.detach())
+            scores[name] += squares.double().sum()
+
+        handles.append(module.register_forward_hook(keep_input))
+
+    model.eval()  # dropout would make the scores depend on its draw
+    model.requires_grad_(False)
+    embeddings = model.get_input_embeddings()
+
+    def require_gradient(_, arguments, output):
+        # weights are frozen, so the gradient needs somewhere to start from
+        return output.requires_grad_(True)
+
+    handles.append(embeddings.register_forward_hook(require_gradient))
+    for name in modules:
+        watch(name, model.get_submodule(name))
+    try:
+        for start in range(0, len(examples), batch_size):
+            tensors = collate(examples[start : start + batch_size], pad_id, kind, device)
+            example_mean_losses(model, tensors, kind).backward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: float(score) for name, score in scores.items()}
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure one task's sensitivities on the plan's base model and write them."""
+    from moelora.files import atomic_write_json, read_json
+    from moelora.models import load_base_model
+    from moelora.progress import logger, start_logging
+    from moelora.tasks import load_task
+    from moelora.training.run import choose_device
+
+    start_logging()
+    plan = read_json(options.plan, "plan")
+    document = next((task for task in plan["tasks"] if task["name"] == options.task), None)
+    if document is None:
+        from moelora.errors import ConfigError, nearest
+
+        names = [task["name"] for task in plan["tasks"]]
+        raise ConfigError(f"plan {options.plan} has no task '{options.task}'{nearest(options.task, names)}")
+    task = load_task(document, options.data)
+    base = load_base_model(plan["model"], [task], options.seed, options.base)
+    device = choose_device()
+    sample = random.Random(derive_seed("sensitivity sample", task.name, options.seed))
+    chosen = sample.sample(range(len(task.train)), min(options.examples, len(task.train)))
+    examples = encode(task, [task.train[index] for index in sorted(chosen)], base.tokenizer, plan["training"]["max_length"])
+    names = [linear.name for linear in base.shapes.linears]
+    pad_id = base.tokenizer.pad_token_id
+    scores = measure(base.model.to(device), names, examples, task.kind, pad_id, device, options.batch_size)
+    atomic_write_json(
+        options.out,
+        {
+            "schema": 1,
+            "model": plan["model"]["name"],
+            "task": task.name,
+            "examples": len(examples),
+            "seed": options.seed,
+            "score": "sum over examples of the squared gradient norm of each example's mean loss",
+            "modules": [
+                {"module": x.name, "layer": x.layer, "type": x.kind, "part": x.part, "shape": [x.outputs, x.inputs],
+                 "score": scores[x.name]}
+                for x in base.shapes.linears
+            ],
+        },
+    )  # fmt: skip
+    logger.info("sensitivity of %d modules to %s from %d examples", len(names), task.name, len(examples))
+    return 0

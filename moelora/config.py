@@ -1,0 +1,227 @@
+"""Reading the YAML files: models, tasks, methods and suites, each checked against the schema of its kind.
+
+A file that cannot be meant is refused with its name, the key and the nearest valid spelling, before
+anything is built from it. Defaults stand in the schemas, and are filled in here.
+"""
+
+import copy
+import dataclasses
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from moelora.errors import ConfigError, nearest
+
+KINDS = {"model": "models", "task": "tasks", "method": "methods", "suite": "suites"}
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _UniqueKeyLoader(_Loader):
+    """A YAML loader that refuses a key given twice (YAML itself keeps the last one, silently)."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = {}
+        for key_node, _ in node.value:
+            key = key_node.value
+            if key in seen:
+                raise ConfigError(
+                    f"{node.start_mark.name}: key '{key}' stands on line {seen[key]} and again on line "
+                    f"{key_node.start_mark.line + 1}; keep one of them"
+                )
+            seen[key] = key_node.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(path: "Path | str") -> dict:
+    """Return the mapping in a YAML file.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, holds a key twice, or is not a mapping.
+    """
+    path = Path(path)
+    try:
+        with open(path, encoding="utf-8") as handle:
+            document = yaml.load(handle, Loader=_UniqueKeyLoader)
+    except FileNotFoundError as error:
+        siblings = [p.stem for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        raise ConfigError(f"{path} does not exist{nearest(path.stem, siblings)}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path} must hold a mapping of keys to values, found {type(document).__name__}")
+    return document
+
+
+@cache
+def load_schema(kind: str, schema_dir: Path) -> dict:
+    """Return the JSON schema of a kind of file.
+
+    Raises:
+        ConfigError: the schema is missing, which means that the folder given is not a configuration folder.
+    """
+    path = schema_dir / f"{kind}.schema.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"schema {path} cannot be read: {error.strerror}; --config-dir must name a folder with models/, tasks/, "
+            "methods/ and suites/, with schemas/ beside it"
+        ) from error
+
+
+@cache
+def _validator(kind: str, schema_dir: Path):
+    from jsonschema import Draft202012Validator
+
+    return Draft202012Validator(load_schema(kind, schema_dir))
+
+
+def check(document: Any, kind: str, schema_dir: Path, source: "Path | str") -> None:
+    """Check a document against the schema of its kind.
+
+    Raises:
+        ConfigError: the message names the source, the key and, for an unknown key, the nearest valid spelling.
+    """
+    errors = sorted(_validator(kind, schema_dir).iter_errors(document), key=lambda e: (len(e.absolute_path), str(e)))
+    if not errors:
+        return
+    # An unknown key explains more than what follows from it (a required key that is "missing" because it is misspelt).
+    leaves = [leaf for error in errors for leaf in _leaves(error)]
+    unknown = [leaf for leaf in leaves if leaf.validator == "additionalProperties"]
+    raise ConfigError(f"{source}: {_explain((unknown or leaves)[0])}")
+
+
+def _leaves(error) -> list:
+    """Return what a failed alternative really complained about: the branch that came furthest."""
+    if error.validator not in ("oneOf", "anyOf") or not error.context:
+        return [error]
+    branches: dict[Any, list] = {}
+    for inner in error.context:
+        branches.setdefault(inner.schema_path[0], []).append(inner)
+    # A branch of the wrong type was not meant; among the others the one with fewest complaints was.
+    meant = [b for b in branches.values() if not any(e.validator == "type" and not e.path for e in b)]
+    if not meant:
+        return [error]
+    best = min(meant, key=lambda b: (sum(e.validator == "required" for e in b), len(b)))
+    return [leaf for inner in best for leaf in _leaves(inner)]
+
+
+def _explain(error) -> str:
+    place = ".".join(str(part) for part in error.absolute_path)
+    inside = f" in '{place}'" if place else ""
+    at = f"'{place}'" if place else "the file"
+    if error.validator == "additionalProperties":
+        known = set(error.schema.get("properties", {}))
+        key = sorted(set(error.instance) - known, key=str)[0]
+        return f"unknown key '{key}'{inside}{nearest(key, known)}"
+    if error.validator == "required":
+        missing = [key for key in error.validator_value if key not in error.instance]
+        return f"key '{missing[0]}' is missing{inside}; add it"
+    if error.validator == "enum":
+        return f"{at} is {error.instance!r}{nearest(error.instance, [str(v) for v in error.validator_value])}"
+    if error.validator == "type":
+        expected = error.validator_value
+        expected = " or ".join(expected) if isinstance(expected, list) else expected
+        hint = ""
+        if isinstance(error.instance, str) and _is_number(error.instance):
+            hint = "; YAML reads this spelling as text, write it with a point, as in 2.0e-5"
+        return f"{at} must be {expected}, found {error.instance!r}{hint}"
+    if error.validator in ("oneOf", "anyOf") and error.schema.get("description"):
+        return f"{at} must be {error.schema['description']}, found {error.instance!r}"
+    return f"{at}: {error.message}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def fill_defaults(document: Mapping[str, Any], schema: Mapping[str, Any]) -> dict:
+    """Return a copy in which every absent property that has a default in the schema has it.
+
+    Inner mappings are filled too, except where a definition is referred to (``$ref``): those are layers that are
+    merged first and filled by whoever merges them.
+    """
+    filled = copy.deepcopy(dict(document))
+    for key, rule in schema.get("properties", {}).items():
+        if key not in filled and "default" in rule:
+            filled[key] = copy.deepcopy(rule["default"])
+        if isinstance(filled.get(key), dict) and "properties" in rule:
+            filled[key] = fill_defaults(filled[key], rule)
+    return filled
+
+
+@dataclasses.dataclass(frozen=True)
+class ConfigDir:
+    """A configuration folder: ``models/``, ``tasks/``, ``methods/`` and ``suites/``, with ``schemas/`` beside it."""
+
+    path: Path
+
+    @property
+    def schema_dir(self) -> Path:
+        """Return the folder of the schemas."""
+        return self.path.parent / "schemas"
+
+    def schema(self, kind: str) -> dict:
+        """Return the schema of a kind."""
+        return load_schema(kind, self.schema_dir)
+
+    def file(self, kind: str, name: str) -> Path:
+        """Return where the file of this kind and name lies."""
+        return self.path / KINDS[kind] / f"{name}.yaml"
+
+    def names(self, kind: str) -> list[str]:
+        """Return the names of all files of a kind, sorted."""
+        return sorted(path.stem for path in (self.path / KINDS[kind]).glob("*.yaml"))
+
+    def load(self, kind: str, name: str, wanted_by: "Path | str" = "") -> dict:
+        """Return a checked document of a kind, its defaults filled in.
+
+        Args:
+            kind: ``model``, ``task``, ``method`` or ``suite``.
+            name: its file name without the ending.
+            wanted_by: the file that names it, for the message.
+
+        Raises:
+            ConfigError: there is none of this name, or it does not follow its schema.
+        """
+        path = self.file(kind, name)
+        if not path.is_file():
+            prefix = f"{wanted_by}: " if wanted_by else ""
+            raise ConfigError(f"{prefix}unknown {kind} '{name}'{nearest(name, self.names(kind))} (looked for {path})")
+        document = load_yaml(path)
+        check(document, kind, self.schema_dir, path)
+        identity = document["method" if kind == "method" else "name"]
+        if identity != name:
+            raise ConfigError(f"{path}: its name is '{identity}', expected '{name}' as the file is called; rename one")
+        return fill_defaults(document, self.schema(kind))
+
+    def load_suite(self, path: "Path | str") -> dict:
+        """Return a checked suite from a file.
+
+        Raises:
+            ConfigError: the file is missing or does not follow the schema.
+        """
+        return self.check_suite(load_yaml(path), path)
+
+    def check_suite(self, document: Mapping[str, Any], source: "Path | str" = "suite") -> dict:
+        """Return a checked copy of a suite, its defaults filled in.
+
+        Raises:
+            ConfigError: the suite does not follow the schema.
+        """
+        plain = json.loads(json.dumps(document))  # Snakemake hands over its own kind of dictionary
+        check(plain, "suite", self.schema_dir, source)
+        filled = fill_defaults(plain, self.schema("suite"))
+        for regime in filled["regimes"].values():
+            if "tune" in regime:
+                regime["tune"] = fill_defaults(regime["tune"], self.schema("suite")["$defs"]["tune"])
+        return filled

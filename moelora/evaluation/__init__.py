@@ -1,0 +1,1 @@
+"""Evaluation: predictions, metrics, and how tokens were routed."""

@@ -1,0 +1,37 @@
+"""One page a method.
+
+A page is a module of this package that defines ``METHOD``. Pages are found by file name; nothing
+central lists them. A page imports neither torch nor PEFT at its top, so that plans and the workflow
+can read its settings in no time.
+"""
+
+import importlib
+import pkgutil
+from functools import lru_cache
+
+from moelora.errors import ConfigError, nearest
+from moelora.methods._contract import Abilities, AttachContext, Counts, Linear, Method, ModelShapes
+
+__all__ = ["Abilities", "AttachContext", "Counts", "Linear", "Method", "ModelShapes", "get_method", "method_names"]
+
+
+@lru_cache(maxsize=1)
+def method_names() -> tuple[str, ...]:
+    """Return the names of all methods, sorted: the modules of this package that do not begin with ``_``."""
+    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
+
+
+@lru_cache(maxsize=None)
+def get_method(name: str) -> Method:
+    """Return the page of a method.
+
+    Raises:
+        ConfigError: there is no page of this name, or the page defines no ``METHOD`` of this name.
+    """
+    if name not in method_names():
+        raise ConfigError(f"unknown method '{name}'{nearest(name, method_names())}")
+    page = importlib.import_module(f"{__name__}.{name}")
+    method = getattr(page, "METHOD", None)
+    if not isinstance(method, Method) or method.name != name:
+        raise ConfigError(f"{page.__file__} must define METHOD = Method(name='{name}', …); found {method!r}")
+    return method

@@ -1,0 +1,145 @@
+"""What a method page states, and what it is handed.
+
+Nothing here needs torch: shapes are numbers, and ``attach`` imports what it needs when it is called.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from moelora.errors import ConfigError, nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """One linear module of the base model that a method may adapt.
+
+    ``name`` is the full module name, ``kind`` the name that the model file gives it (``query``, ``gate``, …),
+    ``part`` is ``attention`` or ``feed_forward``; widths are in features.
+    """
+
+    name: str
+    kind: str
+    part: str
+    layer: int
+    inputs: int
+    outputs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelShapes:
+    """The adaptable linears of a base model in layer order, and the layout of its feed-forward blocks."""
+
+    linears: tuple[Linear, ...]
+    feed_forward_layout: str  # "gated" (gate, up, down) or "two_matrix" (intermediate, output)
+    hidden: int
+    head_parameters: int = 0
+    total_parameters: int = 0
+
+    def select(self, parts: "str | tuple[str, ...]") -> tuple[Linear, ...]:
+        """Return the linears of the given parts, kinds or full names (``all`` for every one).
+
+        Raises:
+            ConfigError: a word is neither a part, a kind nor a linear of this model.
+        """
+        words = (parts,) if isinstance(parts, str) else tuple(parts)
+        if words == ("all",):
+            return self.linears
+        known = {linear.part for linear in self.linears} | {linear.kind for linear in self.linears}
+        full_names = {linear.name for linear in self.linears}
+        for word in words:
+            if word not in known and word not in full_names:
+                raise ConfigError(f"unknown modules '{word}'{nearest(word, known | {'all'})}")
+        return tuple(x for x in self.linears if x.part in words or x.kind in words or x.name in words)
+
+    def layers(self) -> tuple[int, ...]:
+        """Return the indices of the transformer blocks, ascending."""
+        return tuple(sorted({linear.layer for linear in self.linears}))
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """Parameters by part; ``head`` is what every method trains besides its own tensors.
+
+    ``experts`` and ``router`` say what the adapter's parameters are; ``attention`` and ``feed_forward`` say where
+    the experts sit, so that ``experts == attention + feed_forward``. ``active`` counts what one token uses.
+    """
+
+    experts: int = 0
+    router: int = 0
+    attention: int = 0
+    feed_forward: int = 0
+    head: int = 0
+    active: int = 0
+
+    @property
+    def trainable(self) -> int:
+        """Return all trainable parameters, the head included."""
+        return self.experts + self.router + self.head
+
+
+@dataclasses.dataclass(frozen=True)
+class Abilities:
+    """What a method can do; the battery tests hold each method to its word."""
+
+    trains: bool = True
+    deterministic: bool = False  # the score does not depend on the seed
+    mergeable: bool = True
+    merge_note: str = ""
+    quantised_base: bool = True
+    needs_allocation: bool = False
+    balance_loss: bool = False
+    routed: bool = False
+    mixture: bool = False  # gets a plain LoRA of equal trainable parameters beside it
+    adapter: bool = True  # leaves a PEFT adapter
+    reads_input: bool = True  # false only for constant answers
+
+
+@dataclasses.dataclass(frozen=True)
+class AttachContext:
+    """What a method may use beside its settings when it is attached to a model."""
+
+    shapes: ModelShapes
+    head_modules: tuple[str, ...] = ()
+    allocation: Mapping[str, int] | None = None
+    total_steps: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A method: its settings, its abilities, how it is attached, and what it costs in closed form."""
+
+    name: str
+    title: str
+    settings: type
+    abilities: Abilities
+    attach: Callable[[Any, Any, AttachContext], Any]
+    parameters: Callable[[ModelShapes, Any, AttachContext], Counts]
+    version: int = 1
+    reference: str = ""
+    linears: "Callable[[ModelShapes, Any, AttachContext], tuple[Linear, ...]] | None" = None
+
+    def adapted(self, shapes: ModelShapes, settings: Any, context: AttachContext) -> tuple[Linear, ...]:
+        """Return the linears that this method adapts; pages whose choice is not the setting ``modules`` say it."""
+        if self.linears is not None:
+            return self.linears(shapes, settings, context)
+        return shapes.select(getattr(settings, "modules", "all"))
+
+    def make_settings(self, values: Mapping[str, Any]) -> Any:
+        """Return the settings with defaults filled in.
+
+        Raises:
+            ConfigError: a key is unknown, or a value is refused by the method.
+        """
+        known = {field.name for field in dataclasses.fields(self.settings)}
+        for key in values:
+            if key not in known:
+                raise ConfigError(f"method '{self.name}' has no setting '{key}'{nearest(key, known)}")
+        try:
+            return self.settings(**values)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"settings of method '{self.name}': {error}") from error
+
+    def all_settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return every setting as plain data, defaults filled in."""
+        return dataclasses.asdict(self.make_settings(values))

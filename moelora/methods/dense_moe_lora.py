@@ -1,0 +1,80 @@
+"""Dense MoE LoRA as described: y = W0 x + b + (α/r)·Σ_e softmax(Wg x)_e B_e A_e drop(x) on the feed-forward linears.
+
+Faithful to: the description in the repository sami10644/Dense-MoE-LoRA…: dense softmax gate over E = 4 experts of rank 8,
+    feed-forward layers, a balance loss. B starts at zero, so training starts from the base model.
+Differs from: its notebooks, where the mixture replaces the attention output and experts are weighted by sorted
+    probability. The Switch form of the balance loss is constant under dense routing; the squared coefficient of
+    variation of the mean router weights is used instead (ours), which is not.
+"""
+
+import dataclasses
+
+from moelora.methods._common import attach_config, check_rank, count_linears, names
+from moelora.methods._contract import Abilities, Counts, Method
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Experts, their rank, the balance loss, and where."""
+
+    experts: int = 4
+    r: int = 8
+    alpha: float = 16
+    dropout: float = 0.0
+    balance_loss: str = "cv_squared"
+    balance_coefficient: float = 0.01
+    modules: "str | list[str]" = "feed_forward"
+
+    def __post_init__(self):
+        check_rank(self.r, self.alpha, self.dropout)
+        if self.experts < 1:
+            raise ValueError(f"experts must be at least 1, found {self.experts}")
+
+
+def attach(model, settings, context):
+    """Attach a dense mixture to each chosen linear."""
+    from moelora.tuners import MixtureConfig
+
+    config = MixtureConfig(
+        r=settings.r,
+        alpha=settings.alpha,
+        dropout=settings.dropout,
+        experts=settings.experts,
+        router="dense",
+        balance_loss=settings.balance_loss,
+        balance_coefficient=settings.balance_coefficient,
+        target_modules=names(context.shapes.select(settings.modules)),
+    )
+    return attach_config(model, config, context)
+
+
+def parameters(shapes, settings, context) -> Counts:
+    """Return Σ E·r·(inputs + outputs) + E·inputs over the chosen linears, plus the head; all of it is active."""
+    linears = shapes.select(settings.modules)
+    attention, feed_forward = count_linears(linears, settings.r, settings.experts)
+    router = sum(settings.experts * linear.inputs for linear in linears) if settings.experts > 1 else 0
+    return Counts(
+        experts=attention + feed_forward,
+        router=router,
+        attention=attention,
+        feed_forward=feed_forward,
+        head=shapes.head_parameters,
+        active=attention + feed_forward + router + shapes.head_parameters,
+    )
+
+
+METHOD = Method(
+    name="dense_moe_lora",
+    title="Dense MoE LoRA",
+    settings=Settings,
+    abilities=Abilities(
+        mergeable=False,
+        merge_note="expert weights depend on the input",
+        balance_loss=True,
+        routed=True,
+        mixture=True,
+    ),
+    attach=attach,
+    parameters=parameters,
+    reference="github.com/sami10644 (README; no paper found)",
+)

@@ -1,0 +1,53 @@
+"""DoRA: W' = diag(m / ‖W0 + s·B A‖) (W0 + s·B A), row norms, arXiv 2402.09353; through PEFT.
+
+Faithful to: NVlabs/DoRA and PEFT: one magnitude per output row, norm detached, dropout on the correction term too.
+Differs from: the paper's text, which writes the norm over columns; its own code and all others take rows.
+"""
+
+import dataclasses
+
+from moelora.methods._common import attach_config, check_rank, names, plain_counts
+from moelora.methods._contract import Abilities, Counts, Method
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Rank, alpha, dropout and where."""
+
+    r: int = 8
+    alpha: float = 16
+    dropout: float = 0.0
+    modules: "str | list[str]" = "all"
+
+    def __post_init__(self):
+        check_rank(self.r, self.alpha, self.dropout)
+
+
+def attach(model, settings, context):
+    """Attach one LoRA pair and a magnitude vector to each chosen linear."""
+    from peft import LoraConfig
+
+    config = LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=names(context.shapes.select(settings.modules)),
+        use_dora=True,
+    )
+    return attach_config(model, config, context)
+
+
+def parameters(shapes, settings, context) -> Counts:
+    """Return Σ r·(inputs + outputs) + outputs over the chosen linears, plus the head."""
+    return plain_counts(shapes.select(settings.modules), settings.r, context, magnitude=True)
+
+
+METHOD = Method(
+    name="dora",
+    title="DoRA",
+    settings=Settings,
+    abilities=Abilities(mergeable=True),
+    attach=attach,
+    parameters=parameters,
+    reference="arXiv 2402.09353",
+)

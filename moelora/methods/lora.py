@@ -1,0 +1,58 @@
+"""LoRA: y = W0 x + b + (α/r)·B A drop(x), arXiv 2106.09685; through PEFT.
+
+Faithful to: microsoft/LoRA and PEFT: A kaiming-uniform(√5), B zero, scaling α/r.
+Differs from: the paper's query-and-value targets; all linears by default, as later work does.
+"""
+
+import dataclasses
+
+from moelora.methods._common import attach_config, check_rank, names, plain_counts
+from moelora.methods._contract import Abilities, Counts, Method
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Rank, alpha, dropout and where.
+
+    ``r`` may be null in a control of equal parameters: training then solves it from the closed formula.
+    ``scaling`` overrides α/r: such a control keeps the scaling of the mixture that it is matched to.
+    """
+
+    r: "int | None" = 8
+    alpha: float = 16
+    dropout: float = 0.0
+    modules: "str | list[str]" = "all"
+    scaling: "float | None" = None
+
+    def __post_init__(self):
+        check_rank(self.r, self.alpha, self.dropout)
+
+
+def attach(model, settings, context):
+    """Attach one LoRA pair to each chosen linear."""
+    from peft import LoraConfig
+
+    alpha = settings.alpha if settings.scaling is None else settings.scaling * settings.r
+    config = LoraConfig(
+        r=settings.r,
+        lora_alpha=alpha,
+        lora_dropout=settings.dropout,
+        target_modules=names(context.shapes.select(settings.modules)),
+    )
+    return attach_config(model, config, context)
+
+
+def parameters(shapes, settings, context) -> Counts:
+    """Return Σ r·(inputs + outputs) over the chosen linears, plus the head."""
+    return plain_counts(shapes.select(settings.modules), settings.r, context)
+
+
+METHOD = Method(
+    name="lora",
+    title="LoRA",
+    settings=Settings,
+    abilities=Abilities(mergeable=True),
+    attach=attach,
+    parameters=parameters,
+    reference="arXiv 2106.09685",
+)

@@ -1,0 +1,95 @@
+"""LoRA-SMoE: experts per module from the gradient sensitivity of a small sample, arXiv 2505.06272; then a top-k mixture.
+
+Faithful to: the abstract and EMLS-ICTCAS/LoRA-SMoE's allocation: per-task percentile vote over squared gradients, a module
+    gets one expert for each task that finds it sensitive; modules without a vote get no adapter.
+Differs from: its public code, whose mixture layer is missing; a MoLA layer (a router per module, top-min(k, count),
+    softmax over all, renormalised) is its natural reading. Sensitivities here are float32 sums over frozen weights.
+"""
+
+import dataclasses
+
+from moelora.methods._common import attach_config, check_rank, count_linears, lora_pair
+from moelora.methods._contract import Abilities, Counts, Method
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Rank, experts per token and the balance loss; experts per module come from the allocation."""
+
+    r: int = 8
+    alpha: float = 16
+    dropout: float = 0.0
+    experts_per_token: int = 2
+    balance_loss: str = "switch"
+    balance_coefficient: float = 1e-3
+    modules: "str | list[str]" = "all"
+
+    def __post_init__(self):
+        check_rank(self.r, self.alpha, self.dropout)
+        if self.experts_per_token < 1:
+            raise ValueError(f"experts_per_token must be at least 1, found {self.experts_per_token}")
+
+
+def allocated(shapes, settings, context) -> dict[str, int]:
+    """Return full module name → experts for the chosen linears that have any."""
+    chosen = {linear.name for linear in shapes.select(settings.modules)}
+    return {name: count for name, count in sorted(context.allocation.items()) if count > 0 and name in chosen}
+
+
+def linears(shapes, settings, context):
+    """Return the linears that have at least one expert."""
+    experts = allocated(shapes, settings, context)
+    return tuple(linear for linear in shapes.linears if linear.name in experts)
+
+
+def attach(model, settings, context):
+    """Attach a top-k mixture with its own number of experts to each allocated linear."""
+    from moelora.tuners import MixtureConfig
+
+    config = MixtureConfig(
+        r=settings.r,
+        alpha=settings.alpha,
+        dropout=settings.dropout,
+        experts=allocated(context.shapes, settings, context),
+        router="top_k",
+        experts_per_token=settings.experts_per_token,
+        balance_loss=settings.balance_loss,
+        balance_coefficient=settings.balance_coefficient,
+    )
+    return attach_config(model, config, context)
+
+
+def parameters(shapes, settings, context) -> Counts:
+    """Return Σ_j E_j·r·(inputs + outputs) + E_j·inputs (router, where E_j > 1), plus the head."""
+    experts = allocated(shapes, settings, context)
+    adapted = linears(shapes, settings, context)
+    attention, feed_forward = count_linears(adapted, settings.r, experts)
+    router = sum(experts[x.name] * x.inputs for x in adapted if experts[x.name] > 1)
+    active = sum(min(settings.experts_per_token, experts[x.name]) * lora_pair(x, settings.r) for x in adapted)
+    return Counts(
+        experts=attention + feed_forward,
+        router=router,
+        attention=attention,
+        feed_forward=feed_forward,
+        head=shapes.head_parameters,
+        active=active + router + shapes.head_parameters,
+    )
+
+
+METHOD = Method(
+    name="lora_smoe",
+    title="LoRA-SMoE",
+    settings=Settings,
+    abilities=Abilities(
+        mergeable=False,
+        merge_note="experts are chosen per token",
+        needs_allocation=True,
+        balance_loss=True,
+        routed=True,
+        mixture=True,
+    ),
+    attach=attach,
+    parameters=parameters,
+    linears=linears,
+    reference="arXiv 2505.06272",
+)

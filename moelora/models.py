@@ -1,0 +1,166 @@
+"""Base models: loading, heads, and the shapes that methods are told about."""
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from moelora.errors import ModelUnavailableError, TargetModulesError
+from moelora.methods import Linear, ModelShapes
+from moelora.seeds import derive_seed
+from moelora.tasks import Task
+
+
+class Selection:
+    """Which task's head is in use; shared by the copies that PEFT makes of a module it saves."""
+
+    task: "str | None" = None
+
+    def __deepcopy__(self, memo: dict) -> "Selection":
+        return self
+
+
+class TaskHeads(nn.Module):
+    """One linear head per task behind one encoder; ``selection.task`` says which one answers."""
+
+    def __init__(self, width: int, outputs: dict[str, int]):
+        super().__init__()
+        # module names cannot hold dots or hyphens safely across checkpoints, so heads are kept by position
+        self.order = list(outputs)
+        self.heads = nn.ModuleList(nn.Linear(width, count) for count in outputs.values())
+        self.selection = Selection()
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Map (B, D) to the selected task's (B, outputs)."""
+        if self.selection.task not in self.order:
+            raise TargetModulesError(
+                f"no head selected (task {self.selection.task!r}); heads: {', '.join(self.order)}; "
+                "use moelora.models.select_head"
+            )
+        return self.heads[self.order.index(self.selection.task)](features)
+
+
+@contextlib.contextmanager
+def select_head(model: nn.Module, task: str):
+    """Let the head of ``task`` answer within the block; nothing to do for a model with a single head."""
+    selections = [module.selection for module in model.modules() if isinstance(module, TaskHeads)]
+    before = [selection.task for selection in selections]
+    for selection in selections:
+        selection.task = task
+    try:
+        yield
+    finally:
+        for selection, task_before in zip(selections, before, strict=True):
+            selection.task = task_before
+
+
+@dataclasses.dataclass
+class BaseModel:
+    """A loaded base model with its tokenizer, the shapes for methods and the names of its head modules."""
+
+    model: nn.Module
+    tokenizer: Any
+    shapes: ModelShapes
+    head_modules: tuple[str, ...]
+    identity: str  # hub commit, or the content of a built-in model
+
+
+def adaptable_linears(model: nn.Module, document: dict[str, Any]) -> tuple[Linear, ...]:
+    """Return the linears that the model file promises, in layer order.
+
+    Raises:
+        TargetModulesError: a promised module does not exist or is not linear; lists the linear modules there are.
+    """
+    modules = dict(model.named_modules())
+    found = []
+    for layer in range(document["layers"]):
+        for part, kinds in document["modules"].items():
+            for kind, path in kinds.items():
+                suffix = f"{document['block'].format(layer=layer)}.{path}"
+                names = [name for name in modules if name == suffix or name.endswith("." + suffix)]
+                if len(names) != 1 or not hasattr(modules[names[0]], "in_features"):
+                    there = sorted(name for name, module in modules.items() if isinstance(module, nn.Linear))
+                    raise TargetModulesError(
+                        f"model '{document['name']}' promises a linear '{suffix}' ({part}.{kind}), but {len(names)} such "
+                        f"modules exist; correct 'block', 'layers' or 'modules' in its file. "
+                        f"Linear modules: {', '.join(there[:40])}{' …' if len(there) > 40 else ''}"
+                    )
+                module = modules[names[0]]
+                found.append(Linear(names[0], kind, part, layer, module.in_features, module.out_features))
+    return tuple(found)
+
+
+def load_base_model(document: dict[str, Any], tasks: list[Task], seed: int, base_dir: "Path | None") -> BaseModel:
+    """Load a base model and give it the heads that the tasks need.
+
+    The head's first values depend on the tasks and the seed, never on the method.
+
+    Args:
+        document: the model file's content.
+        tasks: the run's tasks.
+        seed: the run's seed.
+        base_dir: where a built-in model was saved; not needed for hub models.
+
+    Raises:
+        ModelUnavailableError: the model cannot be had; names the id and how to use a local copy.
+    """
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    source = document["source"]
+    where = source.get("hub") if "hub" in source else base_dir
+    if where is None:
+        raise ModelUnavailableError(
+            f"model '{document['name']}' is built in, but no folder was given; build it with "
+            "'moelora base --out DIR' and pass --base DIR"
+        )
+    options = {"revision": source["revision"]} if source.get("revision") else {}
+    encoder = document["architecture"] == "encoder"
+    kind = transformers.AutoModelForSequenceClassification if encoder else transformers.AutoModelForCausalLM
+    if encoder:
+        options["num_labels"] = tasks[0].outputs
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            where, **{key: value for key, value in options.items() if key == "revision"}
+        )
+        # a checkpoint may carry a head of another width, which ours replaces
+        model, report = kind.from_pretrained(
+            where, trust_remote_code=False, ignore_mismatched_sizes=encoder, output_loading_info=True, **options
+        )
+    except Exception as error:  # the clients raise many unrelated types; all mean that there is no model
+        raise ModelUnavailableError(
+            f"model '{document['name']}' ({where}, revision {source.get('revision')}) cannot be had: "
+            f"{type(error).__name__}: {str(error).splitlines()[0][:300]}. Check the id and the network (a gated model "
+            "needs 'hf auth login'); a local copy is used by naming its folder as 'hub' in the model file"
+        ) from error
+    head = ("classifier",) if encoder else ()
+    mismatched = sorted(str(key) for key in report.get("mismatched_keys", ()) if not any(name in str(key) for name in head))
+    if mismatched:
+        raise ModelUnavailableError(
+            f"model '{document['name']}' ({where}) has tensors of other shapes than its config says: {mismatched[:4]}"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+    if encoder:
+        if len(tasks) > 1:
+            model.classifier = TaskHeads(model.config.hidden_size, {task.name: task.outputs for task in tasks})
+        generator = torch.Generator().manual_seed(derive_seed("head", *(task.name for task in tasks), seed))
+        for module in model.classifier.modules():
+            if isinstance(module, nn.Linear):
+                module.weight.data.normal_(0.0, model.config.initializer_range, generator=generator)
+                module.bias.data.zero_()
+    shapes = ModelShapes(
+        linears=adaptable_linears(model, document),
+        feed_forward_layout=document["feed_forward_layout"],
+        hidden=model.config.hidden_size,
+        head_parameters=sum(p.numel() for name in head for p in model.get_submodule(name).parameters()),
+        total_parameters=sum(p.numel() for p in model.parameters()),
+    )
+    identity = getattr(model.config, "_commit_hash", None) or ""
+    return BaseModel(model, tokenizer, shapes, head, identity)

@@ -1,0 +1,190 @@
+"""From a suite to its runs, and from its runs to the jobs that carry them."""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from moelora.config import ConfigDir, fill_defaults
+from moelora.errors import ConfigError, nearest
+from moelora.plans import layout
+from moelora.plans.expansion import SCHEMA, Expansion, Job, Run
+from moelora.plans.variants import choose_variants, is_untrained
+
+
+def expand(
+    suite: "Mapping[str, Any] | Path | str", config_dir: "ConfigDir | Path | str", source: str = ""
+) -> Expansion:
+    """Return the runs and jobs of a suite.
+
+    Args:
+        suite: path of a suite file, or a suite as a mapping (Snakemake's config).
+        config_dir: the folder with ``models/``, ``tasks/`` and ``methods/``.
+        source: what messages call the suite when it is a mapping.
+
+    Raises:
+        ConfigError: the suite, or a file that it names, says something that cannot be meant.
+    """
+    config_dir = config_dir if isinstance(config_dir, ConfigDir) else ConfigDir(Path(config_dir))
+    if isinstance(suite, Mapping):
+        source = source or "suite"
+        suite = config_dir.check_suite(suite, source)
+    else:
+        source = str(suite)
+        suite = config_dir.load_suite(suite)
+    variants = choose_variants(suite, config_dir, source)
+    check_regimes(suite, {variant.name for variant in variants}, source)
+    check_filter(suite, source)
+    models: dict[str, dict] = {}
+    tasks: dict[str, dict] = {}
+    runs: dict[str, Run] = {}
+    for cell in suite["grid"]:
+        mixtures = {name: [name] for name in cell.get("tasks", [])}
+        for name, members in cell.get("mixtures", {}).items():
+            if name in mixtures or config_dir.file("task", name).is_file():
+                raise ConfigError(f"{source}: mixture '{name}' has the name of a task; choose another")
+            mixtures[name] = members
+        if not mixtures:
+            raise ConfigError(f"{source}: a cell of 'grid' has neither tasks nor mixtures; add one of them")
+        for name in cell["models"]:
+            models.setdefault(name, config_dir.load("model", name, source))
+        for member in (member for members in mixtures.values() for member in members):
+            tasks.setdefault(member, config_dir.load("task", member, source))
+        for model in cell["models"]:
+            for task, members in mixtures.items():
+                check_fit(models[model], [tasks[member] for member in members], source)
+                for variant in variants:
+                    for run in _runs(suite, config_dir, models[model], task, [tasks[m] for m in members], variant):
+                        if run.folder in runs and runs[run.folder].plan != run.plan:
+                            raise ConfigError(
+                                f"{source}: '{task}' on '{model}' stands in 'grid' twice with other tasks; "
+                                "give the mixtures different names"
+                            )
+                        runs.setdefault(run.folder, run)
+    planned = tuple(runs.values())
+    wanted = tuple(run for run in planned if suite["tasks"] is None or run.task in suite["tasks"])
+    jobs = tuple(_jobs(wanted, suite["jobs"]["carry"]))
+    return Expansion(suite, models, tasks, tuple(variants), planned, wanted, jobs)
+
+
+def check_filter(suite: Mapping[str, Any], source: str) -> None:
+    """Refuse a filter ``tasks`` that names what the grid does not have.
+
+    Raises:
+        ConfigError: as said.
+    """
+    known = {name for cell in suite["grid"] for key in ("tasks", "mixtures") for name in cell.get(key, [])}
+    for name in suite["tasks"] or []:
+        if name not in known:
+            raise ConfigError(f"{source}: 'tasks' names '{name}', which 'grid' does not have{nearest(name, known)}")
+
+
+def check_regimes(suite: Mapping[str, Any], variants: set[str], source: str) -> None:
+    """Refuse per-variant training settings of a variant that is not there, and a run length given twice.
+
+    Raises:
+        ConfigError: as said.
+    """
+    for name in suite["training_by_variant"]:
+        if name not in variants:
+            raise ConfigError(f"{source}: unknown variant '{name}' in 'training_by_variant'{nearest(name, variants)}")
+    blocks = {"training": suite["training"]}
+    blocks |= {f"training_by_variant.{name}": block for name, block in suite["training_by_variant"].items()}
+    blocks |= {f"regimes.{name}.training": regime.get("training", {}) for name, regime in suite["regimes"].items()}
+    for place, block in blocks.items():
+        if block.get("epochs") is not None and block.get("max_steps") is not None:
+            raise ConfigError(f"{source}: '{place}' gives epochs and max_steps; a run has one length, remove one")
+
+
+def check_fit(model: Mapping[str, Any], tasks: list[dict], source: str) -> None:
+    """Refuse a task that a model cannot be scored on.
+
+    Raises:
+        ConfigError: a multiple-choice task on an encoder, or a task with a head on a decoder.
+    """
+    for task in tasks:
+        wanted = "decoder" if task["kind"] == "multiple_choice" else "encoder"
+        if model["architecture"] != wanted:
+            raise ConfigError(
+                f"{source}: task '{task['name']}' ({task['kind']}) needs a model with architecture '{wanted}', "
+                f"found '{model['name']}' ({model['architecture']}); put them into different cells of 'grid'"
+            )
+
+
+def _runs(suite, config_dir, model, task, members, variant):
+    """Yield the runs of one variant on one task: regimes by seeds."""
+    untrained = is_untrained(variant, model)
+    for regime, rules in suite["regimes"].items():
+        label = layout.label(variant.name, regime, len(suite["regimes"]))
+        pending: dict[str, Any] = {}
+        training = merge_training(suite, config_dir, regime, variant.name, model)
+        if rules.get("tune") and not untrained:
+            training["learning_rate"] = None
+            pending["learning_rate"] = layout.tuning(model["name"], task, label)
+        if variant.allocated:
+            pending["allocation"] = layout.allocation(model["name"], variant.name)
+        if variant.match:
+            mixture = variant.match
+            pending["match"] = {
+                "variant": mixture.name,
+                "method": mixture.method,
+                "settings": dict(mixture.settings),
+                "allocation": layout.allocation(model["name"], mixture.name) if mixture.allocated else None,
+            }
+        evaluation = {key: value for key, value in suite["evaluation"].items() if key != "separate_job"}
+        seeds = rules["seeds"][:1] if untrained or variant.abilities.deterministic else rules["seeds"]
+        for seed in seeds:
+            plan = {
+                "schema": SCHEMA,
+                "suite": suite["name"],
+                "model": model,
+                "task": task,
+                "tasks": members,
+                "variant": variant.name,
+                "method": variant.method,
+                "method_version": variant.version,
+                "settings": dict(variant.settings),
+                "regime": regime,
+                "seed": seed,
+                "training": training,
+                "evaluation": evaluation,
+                "pending": pending,
+            }
+            folder = layout.run_folder(model["name"], task, label, seed)
+            yield Run(plan, folder, model["name"], task, variant, label, regime, seed)
+
+
+def merge_training(suite, config_dir: ConfigDir, regime: str, variant: str, model: Mapping[str, Any]) -> dict:
+    """Return the training settings of a run: the suite's, then the regime's, then the variant's own, then defaults."""
+    merged: dict[str, Any] = {}
+    layers = (
+        suite["training"],
+        suite["regimes"][regime].get("training", {}),
+        suite["training_by_variant"].get(variant, {}),
+    )
+    for layer in layers:
+        if layer.get("epochs") is not None:
+            merged["max_steps"] = None
+        if layer.get("max_steps") is not None:
+            merged["epochs"] = None
+        merged |= copy.deepcopy(layer)
+    merged = fill_defaults(merged, config_dir.schema("suite")["$defs"]["training"])
+    if merged["max_length"] is None:
+        merged["max_length"] = model["max_length"]
+    if merged["micro_batch_size"] is None:
+        merged["micro_batch_size"] = merged["batch_size"]
+    return merged
+
+
+def _jobs(runs, carry: list[str]):
+    """Yield jobs: runs of one model and labelled variant, further split by every axis that is not carried."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        name = f"{run.model}--{run.label}"
+        if "task" not in carry:
+            name += f"--{run.task}"
+        if "seed" not in carry:
+            name += f"--seed{run.seed}"
+        groups.setdefault(name, []).append(run)
+    for name, members in groups.items():
+        yield Job(name, tuple(members))

@@ -1,0 +1,172 @@
+"""What a suite expands to: runs, the jobs that carry them, and the files that say so."""
+
+import dataclasses
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from moelora.files import pretty_json, write_if_different
+from moelora.fingerprint import variant_fingerprint
+from moelora.plans import layout
+from moelora.plans.variants import Variant, is_untrained
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One plan, where it lies, and the axes that a reader looks for. Paths are relative to the suite's folder."""
+
+    plan: Mapping[str, Any]
+    folder: str
+    model: str
+    task: str
+    variant: Variant
+    label: str
+    regime: str
+    seed: int
+
+    @property
+    def plan_path(self) -> str:
+        """Return where the plan is written."""
+        return layout.plan(self.folder)
+
+    @property
+    def pending_files(self) -> list[str]:
+        """Return the files that must exist before the plan can be resolved."""
+        pending = self.plan["pending"]
+        files = [
+            pending.get("allocation"),
+            pending.get("learning_rate"),
+            pending.get("match", {}).get("allocation"),
+        ]
+        return [path for path in files if path]
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """Runs that share one process, so that its start-up is paid once."""
+
+    name: str
+    runs: tuple[Run, ...]
+
+    @property
+    def model(self) -> str:
+        """Return the model that all runs of the job share."""
+        return self.runs[0].model
+
+    @property
+    def manifest(self) -> str:
+        """Return what the finished job leaves, relative to the suite's folder."""
+        return layout.manifest(self.name)
+
+    @property
+    def pending_files(self) -> list[str]:
+        """Return the files that its plans wait for, sorted."""
+        return sorted({path for run in self.runs for path in run.pending_files})
+
+
+@dataclasses.dataclass(frozen=True)
+class Expansion:
+    """Everything that a suite asks for: documents, runs and jobs.
+
+    ``planned`` are the runs of the whole grid, ``runs`` those that the suite's filter ``tasks`` leaves: a filter
+    must not change what the other tasks contribute to an allocation, or it would change numbers.
+    """
+
+    suite: Mapping[str, Any]
+    models: Mapping[str, dict]
+    tasks: Mapping[str, dict]
+    variants: tuple[Variant, ...]
+    planned: tuple[Run, ...]
+    runs: tuple[Run, ...]
+    jobs: tuple[Job, ...]
+
+    @cached_property
+    def job_by_name(self) -> dict[str, Job]:
+        """Return the jobs by name."""
+        return {job.name: job for job in self.jobs}
+
+    @cached_property
+    def methods(self) -> list[str]:
+        """Return the methods in use, sorted."""
+        return sorted({variant.method for variant in self.variants})
+
+    def model_runs(self, model: str) -> list[Run]:
+        """Return the planned runs on a model."""
+        return [run for run in self.planned if run.model == model]
+
+    @cached_property
+    def used_models(self) -> list[str]:
+        """Return the models that have runs, in grid order."""
+        return list(dict.fromkeys(run.model for run in self.runs))
+
+    def model_tasks(self, model: str) -> list[str]:
+        """Return the tasks that a model meets, alone or in a mixture, sorted."""
+        return sorted({task["name"] for run in self.model_runs(model) for task in run.plan["tasks"]})
+
+    def sensitivity_run(self, model: str, task: str) -> Run:
+        """Return the run whose plan describes how a model is scored for sensitivity to a task.
+
+        The first run of an allocated variant that has the task, alone rather than in a mixture.
+        """
+        runs = [
+            run
+            for run in self.model_runs(model)
+            if run.variant.allocated and task in [document["name"] for document in run.plan["tasks"]]
+        ]
+        return min(runs, key=lambda run: len(run.plan["tasks"]))
+
+    def tuning_run(self, model: str, task: str, label: str) -> Run:
+        """Return the first run of a tuned variant on a task: its plan is what the trials vary."""
+        return next(r for r in self.planned if (r.model, r.task, r.label) == (model, task, label))
+
+    def costs_runs(self, model: str) -> list[Run]:
+        """Return one run per variant that trains: the first of each, preferably one whose learning rate is given."""
+        chosen: dict[str, Run] = {}
+        for run in sorted(self.model_runs(model), key=lambda run: "learning_rate" in run.plan["pending"]):
+            if not is_untrained(run.variant, self.models[model]):
+                chosen.setdefault(run.variant.name, run)
+        order = {variant.name: position for position, variant in enumerate(self.variants)}
+        return sorted(chosen.values(), key=lambda run: order[run.variant.name])
+
+    def documents(self) -> dict[str, str]:
+        """Return the text of every file that a suite consists of, by path relative to the suite's folder."""
+        texts = {run.plan_path: pretty_json(run.plan) for run in self.planned}
+        texts[layout.SUITE] = pretty_json(self.suite_document())
+        return texts
+
+    def suite_document(self) -> dict:
+        """Return the suite as the report reads it: the checked YAML, and what it expanded to."""
+        moved = {"results", "reports"}  # where the files lie is no part of what they say
+        return {
+            **{key: value for key, value in self.suite.items() if key not in moved},
+            "schema": SCHEMA,
+            # of the source as it is now: the report lists records that are older
+            "fingerprints": {variant.name: variant_fingerprint(variant) for variant in self.variants},
+            "expanded": {
+                "variants": [
+                    {
+                        "name": variant.name,
+                        "method": variant.method,
+                        "settings": variant.settings,
+                        "match": variant.match.name if variant.match else None,
+                    }
+                    for variant in self.variants
+                ],
+                "models": self.models,
+                "tasks": self.tasks,
+                "runs": len(self.runs),
+                "jobs": len(self.jobs),
+            },
+        }
+
+    def write(self, root: "Path | str") -> list[str]:
+        """Write plans and ``suite.json`` under the suite's folder, each only where its content differs.
+
+        Returns:
+            The paths that were written, relative to the suite's folder.
+        """
+        root = Path(root)
+        return [path for path, text in self.documents().items() if write_if_different(root / path, text)]

@@ -1,0 +1,55 @@
+"""Filling in what a plan had to leave open until earlier steps were done."""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from moelora.errors import RecordError
+from moelora.files import read_json
+
+
+def resolve(plan: Mapping[str, Any], root: "Path | str") -> dict:
+    """Return the plan with nothing pending.
+
+    An allocation arrives as ``plan["allocation"]`` (module name → experts), a tuned rate as
+    ``plan["training"]["learning_rate"]``, and the mixture that a plain LoRA is matched to as ``plan["match"]``;
+    its rank is solved where the model's shapes are known.
+
+    Args:
+        plan: a plan document.
+        root: the suite's folder, to which pending paths are relative.
+
+    Raises:
+        RecordError: a file that the plan waits for is missing, truncated or lacks what is needed.
+    """
+    resolved = copy.deepcopy(dict(plan))
+    pending = resolved.pop("pending", {})
+    resolved["pending"] = {}
+    root = Path(root)
+    if "allocation" in pending:
+        resolved["allocation"] = read_allocation(root / pending["allocation"])
+    if "learning_rate" in pending:
+        path = root / pending["learning_rate"]
+        chosen = read_json(path, "tuning").get("chosen")
+        if not isinstance(chosen, int | float):
+            raise RecordError(f"tuning {path} chose no learning rate ({chosen!r}); look at its trials")
+        resolved["training"]["learning_rate"] = float(chosen)
+    if "match" in pending:
+        match = pending["match"]
+        if match.get("allocation"):
+            match["allocation"] = read_allocation(root / match["allocation"])
+        resolved["match"] = match
+    return resolved
+
+
+def read_allocation(path: "Path | str") -> dict[str, int]:
+    """Return experts per module from an allocation file.
+
+    Raises:
+        RecordError: the file is missing or truncated, or holds no counts.
+    """
+    experts = read_json(path, "allocation").get("experts")
+    if not isinstance(experts, dict) or not all(isinstance(count, int) for count in experts.values()):
+        raise RecordError(f"allocation {path} holds no 'experts' (module name to count); delete it and allocate again")
+    return experts

@@ -1,0 +1,52 @@
+"""Progress of long work: a bar with an estimate on a terminal, plain log lines elsewhere."""
+
+import logging
+import sys
+import time
+
+logger = logging.getLogger("moelora")
+
+
+class Progress:
+    """Count work done; draws a bar on a terminal and logs about ten lines with an estimate elsewhere."""
+
+    def __init__(self, total: int, label: str, done: int = 0):
+        self.total, self.label, self.done = total, label, done
+        self.started, self.start_done = time.monotonic(), done
+        self.next_line = done + max(1, total // 10)
+        self.bar = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=total, initial=done, desc=label, leave=False, dynamic_ncols=True)
+
+    def advance(self, note: str = "") -> None:
+        """Count one unit of work; ``note`` is shown beside it."""
+        self.done += 1
+        if self.bar is not None:
+            self.bar.update(1)
+            if note:
+                self.bar.set_postfix_str(note, refresh=False)
+        elif self.done >= self.next_line or self.done == self.total:
+            self.next_line = self.done + max(1, self.total // 10)
+            seconds = time.monotonic() - self.started
+            left = seconds / max(1, self.done - self.start_done) * (self.total - self.done)
+            logger.info("%s: %d of %d, about %.0f s left%s", self.label, self.done, self.total, left, f", {note}" if note else "")
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def start_logging(log_file: "str | None" = None) -> None:
+    """Send log lines to stderr, and to a run's log file where one is given."""
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if log_file:
+        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+    for handler in handlers:
+        handler.setFormatter(formatter)
+    logger.handlers[:] = handlers
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

@@ -1,0 +1,218 @@
+"""Gather the records of a suite into one Parquet file, checked on the way.
+
+One row is a record × scored task × metric, with the whole record as JSON beside it, so that the table
+can be queried as it is and the report needs no other file. The row of a task's main metric also carries
+the scored items, which the intervals are made from. A run that did not finish is a row without a metric.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from moelora.errors import RecordError
+from moelora.files import atomic_write_bytes, canonical_json, read_json, sha256_file
+from moelora.records import read_record
+
+_NUMBERS = pa.list_(pa.float32())
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("suite", pa.string()),
+        ("model", pa.string()),
+        ("task", pa.string()),
+        ("variant", pa.string()),
+        ("method", pa.string()),
+        ("regime", pa.string()),
+        ("seed", pa.int64()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        ("scored_task", pa.string()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+        ("is_main", pa.bool_()),
+        ("n_items", pa.int64()),
+        ("chance", pa.float64()),
+        ("within_chance", pa.bool_()),
+        ("interval_low", pa.float64()),
+        ("interval_high", pa.float64()),
+        ("protocol", pa.string()),
+        ("synthetic", pa.bool_()),
+        ("trainable", pa.int64()),
+        ("active", pa.int64()),
+        ("fingerprint", pa.string()),
+        ("item_labels", _NUMBERS),
+        ("item_predictions", _NUMBERS),
+        ("item_correct", _NUMBERS),
+        ("record", pa.string()),
+    ]
+)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Carry out `moelora collect --manifests FILE... --out FILE`."""
+    write_records(collect_records(args.manifests), args.out)
+
+
+def collect_records(paths: Iterable[str | Path]) -> pd.DataFrame:
+    """Return the rows of all records that the manifests name, sorted.
+
+    Args:
+        paths: Job manifests, or records themselves (as published ones).
+
+    Raises:
+        RecordError: A manifest or record is missing, truncated, altered since its job ended, or does
+            not fit the schema. The message names the file.
+    """
+    rows: list[dict[str, Any]] = []
+    seen: dict[str, Path] = {}
+    for path in sorted({Path(p) for p in paths}):
+        for file in _record_files(path):
+            record = read_record(file)
+            earlier = seen.setdefault(record["id"], file)
+            if earlier != file and sha256_file(earlier) == sha256_file(file):
+                continue
+            if earlier != file:
+                raise RecordError(
+                    f"found two different records of run {record['id']}, {earlier} and {file}, expected one "
+                    "a run; delete the one that is out of date"
+                )
+            rows.extend(_rows(record, file))
+    frame = pd.DataFrame(rows, columns=SCHEMA.names)
+    keys = ["suite", "model", "task", "variant", "regime", "seed", "id", "scored_task", "metric"]
+    return frame.sort_values(keys, kind="stable", na_position="first").reset_index(drop=True)
+
+
+def write_records(frame: pd.DataFrame, path: str | Path) -> None:
+    """Write the rows as Parquet whose bytes depend on the rows alone."""
+    table = pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False).replace_schema_metadata(None)
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", use_dictionary=True)
+    atomic_write_bytes(Path(path), buffer.getvalue())
+
+
+def read_records(path: str | Path) -> pd.DataFrame:
+    """Return the rows that :func:`write_records` wrote.
+
+    Raises:
+        RecordError: The file is missing, truncated or not ours.
+    """
+    path = Path(path)
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError as error:
+        raise RecordError(f"{path} does not exist; run moelora collect to write it") from error
+    except (OSError, pa.ArrowInvalid) as error:
+        raise RecordError(
+            f"{path} is truncated or not Parquet ({error}); delete it and run moelora collect again"
+        ) from error
+    missing = sorted(set(SCHEMA.names) - set(table.column_names))
+    if missing:
+        raise RecordError(
+            f"{path} lacks the columns {', '.join(missing)}; it is of another version, run moelora collect again"
+        )
+    return table.to_pandas()
+
+
+def _record_files(path: Path) -> Iterator[Path]:
+    document = read_json(path, "manifest")
+    if not isinstance(document, dict):
+        raise RecordError(f"{path} holds a {type(document).__name__}, expected a job manifest or a record")
+    if "runs" not in document:
+        yield path
+        return
+    root = path.parent.parent  # <suite>/jobs/<job>.json
+    for entry in document["runs"]:
+        file = root / entry["folder"] / "record.json"
+        _check_bytes(file, entry.get("record_sha256"), path)
+        yield file
+
+
+def _check_bytes(file: Path, expected: str | None, manifest: Path) -> None:
+    if not file.is_file():
+        raise RecordError(
+            f"record {file} does not exist, but manifest {manifest} names it; delete the manifest and run the job again"
+        )
+    found = sha256_file(file)
+    if expected is not None and found != expected:
+        raise RecordError(
+            f"record {file} is truncated or was changed after its job ended: found sha256 {found[:12]}…, "
+            f"expected {expected[:12]}… from {manifest}; delete the manifest and run the job again"
+        )
+
+
+def _rows(record: dict[str, Any], file: Path) -> Iterator[dict[str, Any]]:
+    head = {name: record[name] for name in ("id", "suite", "model", "task", "variant", "method", "regime")}
+    parameters = record.get("parameters") or {}
+    head |= {
+        "seed": record["seed"],
+        "status": record["status"],
+        "reason": record.get("reason"),
+        "trainable": parameters.get("trainable"),
+        "active": parameters.get("active"),
+        "fingerprint": record.get("fingerprint"),
+        "record": canonical_json(record),
+    }
+    scores = record.get("scores") or {}
+    if not scores:
+        yield head
+        return
+    items = _items(file, record)
+    for task, score in sorted(scores.items()):
+        low, high = score.get("interval") or (None, None)
+        for metric, value in sorted(score["metrics"].items()):
+            is_main = metric == score["main_metric"]
+            row = head | {
+                "scored_task": task,
+                "metric": metric,
+                "value": value,
+                "is_main": is_main,
+                "n_items": score["n_items"],
+                "chance": (score.get("majority") or {}).get(metric, score.get("chance") if is_main else None),
+                "within_chance": score.get("within_chance") if is_main else None,
+                "interval_low": low if is_main else None,
+                "interval_high": high if is_main else None,
+                "protocol": score.get("protocol"),
+                "synthetic": bool(score.get("synthetic")),
+            }
+            if is_main and task in items:
+                row |= items[task]
+            yield row
+
+
+def _items(file: Path, record: dict[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """Return the scored items by task; published records have none."""
+    name = record.get("items")
+    if not name:
+        return {}
+    path = file.parent / name
+    if not path.is_file():
+        return {}
+    try:
+        frame = pd.read_parquet(path)
+        groups = frame.sort_values(["task", "item"], kind="stable").groupby("task", sort=True)
+        return {
+            str(task): {
+                "item_labels": _numbers(group["label"]),
+                "item_predictions": _numbers(group["prediction"]),
+                "item_correct": _numbers(group["correct"]),
+            }
+            for task, group in groups
+        }
+    except (OSError, pa.ArrowInvalid, KeyError) as error:
+        raise RecordError(
+            f"items {path} are truncated or not what {file.name} promises ({error}); "
+            "delete the run's record and run its job again"
+        ) from error
+
+
+def _numbers(column: pd.Series) -> list[float]:
+    return pd.to_numeric(column, errors="coerce").astype("float64").tolist()

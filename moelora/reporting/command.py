@@ -1,0 +1,140 @@
+"""`moelora report`: tables, figures and the page of one suite, from records alone."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from moelora.errors import OutputError, RecordError
+from moelora.files import atomic_write_text, read_json
+from moelora.reporting import cells, figures, provenance, render, tables
+from moelora.reporting.collect import read_records
+from moelora.reporting.page import Content, page
+from moelora.reporting.runs import Suite
+from moelora.reporting.summary import summarise
+
+
+def run(args: argparse.Namespace) -> None:
+    """Carry out `moelora report --records FILE --costs FILE... --out DIR [--title T] [--suite FILE]`."""
+    document = read_json(args.suite, "suite") if getattr(args, "suite", None) else {}
+    stale = getattr(args, "fingerprints", None)
+    write_report(
+        read_records(args.records),
+        [read_costs(path) for path in sorted(map(Path, getattr(args, "costs", None) or []))],
+        Path(args.out),
+        document=document,
+        title=getattr(args, "title", None),
+        fingerprints=read_json(stale, "fingerprints") if stale else document.get("fingerprints") or {},
+    )
+
+
+def read_costs(path: str | Path) -> dict[str, Any]:
+    """Return a cost measurement.
+
+    Raises:
+        RecordError: The file is missing, truncated or of another kind.
+    """
+    document = read_json(path, "cost measurement")
+    if not isinstance(document, dict) or not {"model", "variants"} <= document.keys():
+        raise RecordError(f"{path} is no cost measurement: expected the keys model and variants; run moelora costs")
+    return document
+
+
+def write_report(
+    frame: pd.DataFrame,
+    costs: Sequence[Mapping[str, Any]],
+    out: Path,
+    document: Mapping[str, Any] | None = None,
+    title: str | None = None,
+    fingerprints: Mapping[str, str] | None = None,
+) -> None:
+    """Write `index.html`, `tables/` and `figures/` under `out`.
+
+    Args:
+        frame: The rows of `records.parquet`.
+        costs: Cost measurements, one a model.
+        out: The report's folder.
+        document: The expanded suite file: titles and order.
+        title: Heading of the page; by default the suite's.
+        fingerprints: Fingerprints of the source as it is now, by plan hash, variant or method.
+
+    Raises:
+        OutputError: The folder can't be written.
+        RecordError: There is no record.
+    """
+    if frame.empty:
+        raise RecordError("found no record, expected at least one run to report on; run the suite first")
+    suite = Suite.from_frame(frame, document)
+    panels = cells.panels(suite)
+    effects = cells.interference(panels)
+    headlines = [tables.headline(p) for p in panels]
+    others = {
+        t.name: t
+        for t in (
+            tables.interference_table(suite, effects),
+            tables.costs_table(suite, costs),
+            tables.parameters_table(suite, panels),
+            tables.all_metrics(suite, panels),
+            tables.failures_table(suite),
+            provenance.stale(suite, fingerprints or {}),
+            provenance.runs_table(suite),
+        )
+    }
+    drawn = figures.draw_all(suite, panels, effects, costs)
+    content = Content(
+        suite=suite,
+        title=title or suite.title,
+        findings=summarise(suite, panels, effects, costs),
+        headlines=headlines,
+        tables=others,
+        figures=drawn,
+        warnings=warnings(suite),
+    )
+    atomic_write_text(out / "tables" / "headline.md", render.markdown(headlines))
+    atomic_write_text(out / "tables" / "headline.tex", render.latex(headlines))
+    atomic_write_text(out / "tables" / "headline.csv", render.headline_csv(panels))
+    for name, table in others.items():
+        atomic_write_text(out / "tables" / f"{name}.md", render.markdown([table]))
+        atomic_write_text(out / "tables" / f"{name}.tex", render.latex([table]))
+        atomic_write_text(out / "tables" / f"{name}.csv", render.csv_of([table]))
+    _make_folder(out / "figures")
+    for figure in drawn:
+        atomic_write_text(out / "figures" / f"{figure.name}.svg", figure.svg)
+    _remove_others(out / "figures", {f"{f.name}.svg" for f in drawn})
+    # The page comes last: where it is, the files it speaks of are.
+    atomic_write_text(out / "index.html", page(content))
+
+
+def warnings(suite: Suite) -> list[str]:
+    """Return what does not fit together in the records themselves."""
+    found = []
+    for run_ in suite.runs:
+        for task, score in run_.scores.items():
+            if score.disagreement > 1e-3:
+                found.append(
+                    f"{run_.variant} on {task}, seed {run_.seed} ({run_.id}): the record says {score.value:.4f}, "
+                    f"its items give {score.value + score.disagreement:.4f} or {score.value - score.disagreement:.4f}"
+                )
+    return found
+
+
+def _make_folder(folder: Path) -> None:
+    # A suite without anything to draw still has the folder, which the workflow declares.
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot make {folder}: {error.strerror}; check that you may write there") from error
+
+
+def _remove_others(folder: Path, keep: set[str]) -> None:
+    # A figure of an earlier report that nothing speaks of any more would be taken for a current one.
+    try:
+        for path in sorted(folder.glob("*.svg")):
+            if path.name not in keep:
+                path.unlink()
+    except OSError as error:
+        raise OutputError(f"cannot remove {path}: {error.strerror}; check that you may write there") from error

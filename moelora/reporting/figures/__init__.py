@@ -1,0 +1,34 @@
+"""Figures, one module a family. Each takes panels and returns figures; none reads a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from moelora.reporting.cells import Interference, Panel
+from moelora.reporting.figures import allocation, curves, interference, load, pareto, routing, tasks
+from moelora.reporting.figures.style import Figure, Palette
+from moelora.reporting.runs import Suite
+
+__all__ = ["Figure", "draw_all"]
+
+
+def draw_all(
+    suite: Suite,
+    panels: Sequence[Panel],
+    effects: Sequence[Interference],
+    costs: Sequence[Mapping[str, Any]],
+) -> list[Figure]:
+    """Return every figure that the records have something to show in, in the order of the page.
+
+    Args:
+        suite: The runs.
+        panels: Its panels.
+        effects: Multi-task minus single-task differences.
+        costs: Cost measurements, one a model.
+    """
+    palette = Palette(suite)
+    figures: list[Figure] = []
+    for family in (pareto, tasks, interference, routing, load, allocation, curves):
+        figures += family.draw(suite, panels, effects=effects, costs=costs, palette=palette)
+    return figures

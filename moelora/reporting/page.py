@@ -1,0 +1,89 @@
+"""The report's page: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from moelora.reporting import provenance
+from moelora.reporting.figures import Figure
+from moelora.reporting.render import SYNTHETIC
+from moelora.reporting.runs import Suite
+from moelora.reporting.summary import Finding
+from moelora.reporting.tables import LEGEND, Table
+
+_FAMILIES = {
+    "pareto": "Score against cost",
+    "tasks": "Scores by task",
+    "routing": "Does the router tell the tasks apart?",
+    "load": "Expert load",
+    "allocation": "Where the experts went",
+    "curves": "Training curves",
+}
+
+_FOLDED = frozenset({"load", "curves"})
+"""Families of which the page opens the first figure only: there are many, and they are looked up."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """Everything the page shows.
+
+    Attributes:
+        suite: The runs and their titles.
+        title: Heading of the page.
+        findings: The summary.
+        headlines: One table a panel.
+        tables: The other tables by name.
+        figures: All figures.
+        warnings: What a reader must know about the records themselves.
+    """
+
+    suite: Suite
+    title: str
+    findings: Sequence[Finding]
+    headlines: Sequence[Table]
+    tables: Mapping[str, Table]
+    figures: Sequence[Figure]
+    warnings: Sequence[str] = ()
+
+
+def page(content: Content) -> str:
+    """Return the page as HTML; the same content gives the same bytes."""
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
+    families = [
+        (family, heading, [f for f in content.figures if f.family == family]) for family, heading in _FAMILIES.items()
+    ]
+    return environment.get_template("page.html.j2").render(
+        content=content,
+        suite=content.suite,
+        families=[f for f in families if f[2]],
+        folded=_FOLDED,
+        interference_figures=[f for f in content.figures if f.family == "interference"],
+        environments=provenance.environments(content.suite),
+        facts=_facts(content.suite),
+        legend=LEGEND,
+        synthetic_words=SYNTHETIC,
+        inline=lambda figure: Markup(figure.inline),
+    )
+
+
+def _facts(suite: Suite) -> list[tuple[str, str]]:
+    def number(values: Any) -> str:
+        return str(len(set(values)))
+
+    return [
+        (str(len(suite.runs)), "runs"),
+        (number(r.variant for r in suite.runs), "variants"),
+        (number(t for r in suite.runs for t in r.tasks), "tasks"),
+        (number(suite.models), "models" if len(suite.models) != 1 else "model"),
+        (number(r.seed for r in suite.runs), "seeds"),
+    ]

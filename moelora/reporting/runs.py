@@ -1,0 +1,267 @@
+"""The runs of a suite as the tables and figures see them, in the order of the suite."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from moelora import stats
+from moelora.reporting import words
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one run scored on one task.
+
+    Attributes:
+        task: The scored task.
+        metrics: Value by metric.
+        main_metric: The one that tables show.
+        n_items: Items of the test set.
+        chance: Main metric of the constant answer.
+        majority: Every metric of the constant answer.
+        within_chance: What the record says about the main metric.
+        interval: The record's own interval over items, or None.
+        synthetic: Whether the task comes from a generator.
+        items: The scored items, or None for a published record.
+    """
+
+    task: str
+    metrics: Mapping[str, float]
+    main_metric: str
+    n_items: int
+    chance: float | None
+    majority: Mapping[str, float]
+    within_chance: bool
+    interval: tuple[float, float] | None
+    synthetic: bool
+    items: stats.Items | None
+
+    @property
+    def value(self) -> float:
+        """The main metric."""
+        return self.metrics[self.main_metric]
+
+    def item_draws(self, key: str) -> np.ndarray:
+        """Return the main metric in each resample of the items, shape (B,).
+
+        Args:
+            key: The run's id, which names the random stream where only the interval is known.
+        """
+        if self.items is not None:
+            drawn = stats.resampled_metric(self.main_metric, self.items, stats.resampling_counts(len(self.items)))
+            if drawn is not None:
+                return drawn
+        if self.interval is None:
+            return np.full(stats.DRAWS, self.value)
+        return self.value + stats.normal_draws(*self.interval, key=zlib.crc32(f"{key}/{self.task}".encode()))
+
+    @property
+    def disagreement(self) -> float:
+        """How far the record's main metric lies from what its items give; 0 where that can't be told."""
+        found = None if self.items is None else stats.item_metric(self.main_metric, self.items)
+        return 0.0 if found is None else abs(found - self.value)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One record and its scored tasks."""
+
+    record: Mapping[str, Any]
+    scores: Mapping[str, Score] = field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> Any:
+        # id, model, task, variant, method, regime, seed, status and reason are the record's own words.
+        if name in _RECORD_FIELDS:
+            return self.record.get(name)
+        raise AttributeError(f"a run has no {name!r}")
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has scores to show."""
+        return self.record["status"] == "finished" and bool(self.scores)
+
+    @property
+    def is_mixture(self) -> bool:
+        """Whether one adapter was trained on several tasks."""
+        return len(self.record["plan"].get("tasks") or []) > 1
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks the plan names; a failed run has no others to show."""
+        planned = [t["name"] if isinstance(t, dict) else str(t) for t in self.record["plan"].get("tasks") or []]
+        return planned or sorted(self.scores) or [self.task]
+
+    @cached_property
+    def draws(self) -> dict[str, np.ndarray]:
+        """Item draws of the main metric by task."""
+        return {task: score.item_draws(self.record["id"]) for task, score in self.scores.items()}
+
+
+_RECORD_FIELDS = frozenset({"id", "model", "task", "variant", "method", "regime", "seed", "status", "reason"})
+
+
+class Suite:
+    """All runs of a suite with the order and the titles of its axes.
+
+    Args:
+        runs: What was collected.
+        document: The expanded suite file; its order of variants and tasks is kept. May be empty.
+    """
+
+    def __init__(self, runs: Iterable[Run], document: Mapping[str, Any] | None = None) -> None:
+        self.document = dict(document or {})
+        self.runs = sorted(runs, key=lambda r: (r.model, r.task, r.variant, r.regime, r.seed, r.id))
+        self.name = str(self.document.get("name") or (self.runs[0].record["suite"] if self.runs else "empty"))
+        self.title = str(self.document.get("title") or self.name)
+        self.description = str(self.document.get("description") or "")
+        self._variant_rank = {name: i for i, name in enumerate(self._variant_order())}
+        self._task_rank = {name: i for i, name in enumerate(self._task_order())}
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame, document: Mapping[str, Any] | None = None) -> Suite:
+        """Build the suite from the rows of `records.parquet`."""
+        main = frame[frame["is_main"].fillna(False).astype(bool)]
+        items = {
+            (row.id, row.scored_task): _items_of(row)
+            for row in main.itertuples(index=False)
+            if row.item_correct is not None
+        }
+        runs = []
+        for record_id, text in frame.drop_duplicates("id")[["id", "record"]].itertuples(index=False):
+            record = json.loads(text)
+            scores = {
+                task: _score_of(task, score, items.get((record_id, task)))
+                for task, score in sorted((record.get("scores") or {}).items())
+            }
+            runs.append(Run(record, scores))
+        return cls(runs, document)
+
+    @cached_property
+    def models(self) -> list[str]:
+        """Models in the order of the suite."""
+        order = [m for block in self.document.get("grid") or [] for m in block.get("models") or []]
+        order = [m["name"] if isinstance(m, dict) else m for m in order]
+        return sorted({r.model for r in self.runs}, key=lambda m: (order.index(m) if m in order else len(order), m))
+
+    @cached_property
+    def regimes(self) -> list[str]:
+        """Regimes in the order of the suite."""
+        order = list(self.document.get("regimes") or {}) or ["published", "tuned"]
+        return sorted({r.regime for r in self.runs}, key=lambda g: (order.index(g) if g in order else len(order), g))
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether any task comes from a generator."""
+        return any(s.synthetic for r in self.runs for s in r.scores.values())
+
+    def variants(self, runs: Iterable[Run]) -> list[str]:
+        """Return the variants of some runs in the order of the tables."""
+        return sorted({r.variant for r in runs}, key=lambda v: (self._variant_rank.get(v, 10**6), v))
+
+    def tasks(self, names: Iterable[str]) -> list[str]:
+        """Return task names in the order of the suite."""
+        return sorted(set(names), key=lambda t: (self._task_rank.get(t, 10**6), t))
+
+    def model_title(self, model: str) -> str:
+        """Return the model's title from its plan."""
+        for run in self.runs:
+            document = run.record["plan"].get("model")
+            if run.model == model and isinstance(document, dict) and document.get("title"):
+                return str(document["title"])
+        return model
+
+    def task_title(self, task: str) -> str:
+        """Return the task's title from a plan that has it."""
+        return self._task_titles.get(task, task)
+
+    @cached_property
+    def _task_titles(self) -> dict[str, str]:
+        return {
+            t["name"]: str(t.get("title") or t["name"])
+            for r in self.runs
+            for t in r.record["plan"].get("tasks") or []
+            if isinstance(t, dict)
+        }
+
+    def label(self, variant: str) -> str:
+        """Return the variant's name in a table; a matched LoRA is named for its mixture and its rank."""
+        return self._labels[variant]
+
+    @cached_property
+    def _labels(self) -> dict[str, str]:
+        methods = {r.variant: r.method for r in self.runs}
+        labels = {}
+        for variant, method in methods.items():
+            labels[variant] = words.variant_label(variant, method)
+            target = self.matched_to(variant)
+            if target is not None:
+                ranks = sorted(
+                    {r.record["match"]["rank"] for r in self.runs if r.variant == variant and r.record.get("match")}
+                )
+                rank = f" (r {ranks[0]})" if len(ranks) == 1 else f" (r {ranks[0]} to {ranks[-1]})" if ranks else ""
+                labels[variant] = f"LoRA as large as {words.variant_label(target, methods.get(target, target))}{rank}"
+        return labels
+
+    def method(self, variant: str) -> str:
+        """Return the method a variant belongs to."""
+        return next(r.method for r in self.runs if r.variant == variant)
+
+    def matched_to(self, variant: str) -> str | None:
+        """Return the mixture that a matched LoRA stands beside, or None."""
+        for run in self.runs:
+            if run.variant == variant and run.record.get("match"):
+                return str(run.record["match"]["variant"])
+        prefix = "lora-match-"
+        return variant.removeprefix(prefix) if variant.startswith(prefix) else None
+
+    def _variant_order(self) -> list[str]:
+        declared = [str(v) for v in self.document.get("variants") or []]
+        present = {r.variant for r in self.runs}
+        rest = sorted(present - set(declared))
+        first = [v for v in ("majority", "base") if v in present or v in declared]
+        last = [v for v in ("full",) if v in present or v in declared]
+        order: list[str] = list(first)
+        for variant in [*declared, *rest]:
+            if variant in order or variant in last or self.matched_to(variant) in present:
+                continue
+            order.append(variant)
+            order += [v for v in sorted(present) if self.matched_to(v) == variant]
+        return order + last
+
+    def _task_order(self) -> list[str]:
+        order: list[str] = []
+        for block in self.document.get("grid") or []:
+            order += [t["name"] if isinstance(t, dict) else t for t in block.get("tasks") or []]
+            for members in (block.get("mixtures") or {}).values():
+                order += [t["name"] if isinstance(t, dict) else t for t in members]
+        return list(dict.fromkeys(order))
+
+
+def _score_of(task: str, score: Mapping[str, Any], items: stats.Items | None) -> Score:
+    interval = score.get("interval")
+    return Score(
+        task=task,
+        metrics=score["metrics"],
+        main_metric=score["main_metric"],
+        n_items=score["n_items"],
+        chance=score.get("chance"),
+        majority=score.get("majority") or {},
+        within_chance=bool(score.get("within_chance")),
+        interval=tuple(interval) if interval else None,
+        synthetic=bool(score.get("synthetic")),
+        items=items,
+    )
+
+
+def _items_of(row: Any) -> stats.Items:
+    return stats.Items(
+        *(np.asarray(column, dtype=np.float64) for column in (row.item_labels, row.item_predictions, row.item_correct))
+    )

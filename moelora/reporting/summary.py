@@ -1,0 +1,186 @@
+"""The plain-language summary, computed from the same cells as the tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from moelora.reporting import words
+from moelora.reporting.cells import AVERAGE, Interference, Panel, difference
+from moelora.reporting.runs import Suite
+from moelora.reporting.tables import points, signed
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One paragraph of the summary.
+
+    Attributes:
+        topic: Two or three words that name the question.
+        sentences: The answer.
+    """
+
+    topic: str
+    sentences: tuple[str, ...]
+
+
+def summarise(
+    suite: Suite,
+    panels: Sequence[Panel],
+    effects: Sequence[Interference],
+    costs: Sequence[Mapping[str, Any]],
+) -> list[Finding]:
+    """Return what the records say, in sentences: what ran, what won, the controls, the costs, the limits."""
+    found = [Finding("What was run", _ran(suite))]
+    best = [s for panel in panels for regime, _ in panel.regimes for s in _winner(panel, regime)]
+    if best:
+        found.append(Finding("The best, and what can't be told from it", tuple(best)))
+    matched = [s for panel in panels for s in _matched(panel)]
+    if matched:
+        found.append(Finding("Against LoRA with equal parameters", tuple(matched)))
+    lines = _interference(suite, effects)
+    if lines:
+        found.append(Finding("Interference between tasks", lines))
+    lines = tuple(s for document in costs for s in _costs(suite, document))
+    if lines:
+        found.append(Finding("What it costs", lines))
+    found.append(Finding("How far this goes", _limits(suite, panels)))
+    return found
+
+
+def _ran(suite: Suite) -> tuple[str, ...]:
+    variants, tasks = {r.variant for r in suite.runs}, {t for r in suite.runs for t in r.tasks}
+    seeds = {r.seed for r in suite.runs}
+    states = Counter(r.status for r in suite.runs)
+    others = [f"{n} {words.status_label(s)}" for s, n in sorted(states.items()) if s != "finished"]
+    sentences = [
+        f"{words.plural(len(suite.runs), 'run')} of {words.plural(len(variants), 'variant')} on "
+        f"{words.plural(len(tasks), 'task')} with {words.listing([suite.model_title(m) for m in suite.models])}, "
+        f"up to {words.plural(len(seeds), 'seed')}: "
+        f"{states['finished']} finished{''.join(f', {o}' for o in others)}."
+    ]
+    if suite.synthetic:
+        sentences.append("The tasks are synthetic: they show mechanism and do not rank methods.")
+    return tuple(sentences)
+
+
+def _winner(panel: Panel, regime: str) -> list[str]:
+    index = panel.summary_column(regime)
+    label, column = panel.suite.label, panel.columns[index]
+    cells = {v: panel.cells[v, index] for v in panel.contenders if panel.cells[v, index].estimate}
+    place = [panel.title, *([words.regime_label(regime).lower()] if len(panel.regimes) > 1 else [])]
+    if column.task != AVERAGE:
+        place.append(panel.suite.task_title(column.task))
+    where = ", ".join(place)
+    if not cells:
+        return []
+    missing = {v: panel.cells[v, index] for v in panel.contenders if panel.cells[v, index].reason}
+    gone = words.listing([f"{label(v)} ({c.reason})" for v, c in missing.items()])
+    after = f" Without a score: {gone}." if gone else ""
+    if all(c.within_chance for c in cells.values()):
+        return [f"{where}: no variant can be told from a constant answer.{after}"]
+    top = max(cells, key=lambda v: (cells[v].estimate.mean, v))
+    e = cells[top].estimate
+    start = f"{where}: {label(top)}, {points(e.mean)} [{points(e.low)}, {points(e.high)}]"
+    same = [v for v in cells if v != top and cells[v].best]
+    if cells[top].within_chance:
+        return [f"{start}, which is within chance.{after}"]
+    if len(cells) == 1:
+        return [f"{start}; nothing to compare it with.{after}"]
+    if len(same) == len(cells) - 1:
+        others = "its only rival can't" if len(same) == 1 else f"none of the other {len(same)} can"
+        return [f"{start}; {others} be told from it.{after}"]
+    if same:
+        return [f"{start}; it can't be told from {words.listing([label(v) for v in same])}.{after}"]
+    return [f"{start}; the others are distinguishably lower.{after}"]
+
+
+def _matched(panel: Panel) -> list[str]:
+    lines = []
+    for regime, _indexes in panel.regimes:
+        index = panel.summary_column(regime)
+        for variant in panel.variants:
+            mixture = panel.suite.matched_to(variant)
+            if mixture is None or (mixture, index) not in panel.cells:
+                continue
+            mine, control = panel.cells[mixture, index], panel.cells[variant, index]
+            if not (mine.scores and control.scores):
+                continue
+            d = difference(mine, control)
+            verdict = "higher" if d.low > 0 else "lower" if d.high < 0 else "not distinguishable"
+            place = [panel.model, panel.mixture or "", words.regime_label(regime) if len(panel.regimes) > 1 else ""]
+            lines.append(
+                f"{panel.suite.label(mixture)} ({', '.join(p for p in place if p)}): {signed(d.mean)} points "
+                f"[{signed(d.low)}, {signed(d.high)}], {verdict}."
+            )
+    return lines
+
+
+def _interference(suite: Suite, effects: Sequence[Interference]) -> tuple[str, ...]:
+    if not effects:
+        return ()
+    worse = [e for e in effects if e.difference.high < 0]
+    better = [e for e in effects if e.difference.low > 0]
+    sentences = [
+        f"Learning the tasks together changed {len(worse) + len(better)} of "
+        f"{words.plural(len(effects), 'comparison')} distinguishably: {len(worse)} lower, {len(better)} higher."
+    ]
+    if worse:
+        e = min(worse, key=lambda e: (e.difference.mean, e.variant))
+        sentences.append(
+            f"The largest loss is {suite.label(e.variant)} on {suite.task_title(e.task)}: "
+            f"{signed(e.difference.mean)} points."
+        )
+    return tuple(sentences)
+
+
+def _costs(suite: Suite, document: Mapping[str, Any]) -> list[str]:
+    known = {r.variant for r in suite.runs}
+    done = {
+        v: c
+        for v, c in document["variants"].items()
+        if c.get("status", "finished") == "finished" and v in known and suite.method(v) not in words.REFERENCES
+    }
+    ratios = sorted(
+        ((c["ratio"], suite.label(v)) for v, c in done.items() if v != document.get("reference")), reverse=True
+    )
+    if not ratios:
+        return []
+    (slowest, name), (fastest, other) = ratios[0], ratios[-1]
+    reference = document.get("reference")
+    against = suite.label(reference) if reference in known else str(reference)
+    where = suite.model_title(document["model"])
+    if len(ratios) == 1:
+        return [f"{where}: a step of {name} takes {slowest:.2f} times that of {against}."]
+    return [
+        f"{where}: a step takes between {fastest:.2f} ({other}) and {slowest:.2f} times ({name}) that of {against}."
+    ]
+
+
+def _limits(suite: Suite, panels: Sequence[Panel]) -> tuple[str, ...]:
+    cells = [
+        panel.cells[v, i]
+        for panel in panels
+        for v in panel.contenders
+        for i, c in enumerate(panel.columns)
+        if c.task != AVERAGE and panel.cells[v, i].estimate
+    ]
+    single = sum(c.estimate.n_seeds == 1 for c in cells)
+    sentences = []
+    if single:
+        many = "All" if single == len(cells) else f"{single} of {len(cells)}"
+        sentences.append(
+            f"{many} scores come from one seed: their intervals are over items only and say nothing of another seed."
+        )
+    if cells and single < len(cells):
+        width = sorted((c.estimate.high - c.estimate.low) / 2 for c in cells if c.estimate.n_seeds > 1)
+        sentences.append(
+            f"With several seeds half an interval is {points(width[len(width) // 2])} points wide in the middle of "
+            "the table; much smaller differences could not have been found."
+        )
+    sentences.append("Comparisons are not corrected for their number.")
+    if any(r.status != "finished" for r in suite.runs):
+        sentences.append("Runs without a score are listed with their reasons.")
+    return tuple(sentences)

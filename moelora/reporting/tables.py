@@ -1,0 +1,332 @@
+"""The tables of a suite, as data. `render` turns them into Markdown, CSV and LaTeX, the page into HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from moelora.reporting import words
+from moelora.reporting.cells import AVERAGE, Cell, Interference, Panel
+from moelora.reporting.runs import Suite
+
+LEGEND = (
+    "Scores × 100: mean over seeds, in brackets the 95 % interval over seeds and items. "
+    "Bold: the best of the column and all that a paired comparison can't tell from it (baselines and full "
+    "fine-tuning do not compete; nothing is bold where the best is within chance). "
+    "Italic with †: one seed, so the interval is over items only and speaks of that one trained model. "
+    "°: within chance, that is, not to be told from a constant answer. –: not part of the suite."
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One cell of a printed table.
+
+    Attributes:
+        text: What stands there.
+        detail: What stands beneath it, smaller: an interval, a note.
+        marks: Any of `best`, `single` (one seed), `chance`, `lost` (no score, a reason), `absent`, `number`.
+        title: A sentence for those who ask.
+    """
+
+    text: str
+    detail: str = ""
+    marks: frozenset[str] = frozenset()
+    title: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: its heading is the first entry; `kind` is `reference`, `matched` or empty."""
+
+    entries: Sequence[Entry]
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A printed table with two levels of column headings.
+
+    Attributes:
+        title: Its heading.
+        groups: Column groups as (label, number of columns); they cover all columns.
+        columns: Column headings as (label, what beneath it).
+        rows: Its rows.
+        note: What stands under it.
+        synthetic: Whether its scores come from generated tasks.
+    """
+
+    title: str
+    groups: Sequence[tuple[str, int]]
+    columns: Sequence[tuple[str, str]]
+    rows: Sequence[Row]
+    note: str = ""
+    synthetic: bool = False
+    name: str = field(default="", compare=False)
+
+
+def headline(panel: Panel) -> Table:
+    """Return a panel's main table: variants × (tasks × regimes), with parameters first."""
+    suite = panel.suite
+    groups = [("", 2)]
+    columns = [("Variant", ""), ("Trainable", "parameters")]
+    for regime, indexes in panel.regimes:
+        groups.append((words.regime_label(regime), len(indexes)))
+        for index in indexes:
+            column = panel.columns[index]
+            if column.task == AVERAGE:
+                columns.append(("Average", "over tasks"))
+            else:
+                columns.append((suite.task_title(column.task), words.metric_label(column.metric)))
+    rows = []
+    for variant in panel.variants:
+        entries = [Entry(panel.label(variant)), _parameters(panel, variant)]
+        entries += [score_entry(panel.cells[variant, i]) for i in range(len(panel.columns))]
+        rows.append(Row(entries, _kind(panel, variant)))
+    return Table(
+        panel.title,
+        groups,
+        columns,
+        rows,
+        LEGEND,
+        any(c.synthetic for c in panel.columns),
+        f"headline--{panel.name}",
+    )
+
+
+def score_entry(cell: Cell) -> Entry:
+    """Return the printed form of a cell with or without a score."""
+    if cell.estimate is None:
+        if cell.lost:
+            return Entry(cell.reason, marks=frozenset({"lost"}), title=_reasons(cell))
+        return Entry("–", marks=frozenset({"absent"}), title="Not part of the suite.")
+    e = cell.estimate
+    marks = {"number"}
+    marks |= {"best"} if cell.best else set()
+    marks |= {"single"} if e.n_seeds == 1 and not _fixed(cell) else set()
+    # Not on the constant answer itself: it is what the mark speaks of.
+    marks |= {"chance"} if cell.within_chance and not _fixed(cell) else set()
+    text = points(e.mean)
+    detail = f"[{points(e.low)}, {points(e.high)}]"
+    if cell.lost:
+        detail += f" {len(cell.lost)} of {len(cell.lost) + len(cell.runs)} {_lost_words(cell)}"
+    seeds = words.plural(e.n_seeds, "seed")
+    return Entry(text, detail, frozenset(marks), f"{seeds}; 95 % interval {points(e.low)} to {points(e.high)}")
+
+
+def all_metrics(suite: Suite, found: Iterable[Panel]) -> Table:
+    """Return every metric of every cell, one row a variant × task × regime; means over seeds."""
+    body = []
+    for panel in found:
+        for index, column in enumerate(panel.columns):
+            if column.task == AVERAGE:
+                continue
+            for variant in panel.variants:
+                runs = panel.cells[variant, index].runs
+                for metric in sorted({m for r in runs for m in r.scores[column.task].metrics}):
+                    values = [r.scores[column.task].metrics[metric] for r in runs]
+                    body.append(
+                        Row(
+                            [
+                                Entry(suite.label(variant)),
+                                Entry(panel.model),
+                                Entry(panel.mixture or "single task"),
+                                Entry(words.regime_label(column.regime)),
+                                Entry(suite.task_title(column.task)),
+                                Entry(words.metric_label(metric)),
+                                Entry(points(sum(values) / len(values), 2), marks=frozenset({"number"})),
+                                Entry(" ".join(points(v, 2) for v in values), marks=frozenset({"number"})),
+                            ]
+                        )
+                    )
+    columns = ["Variant", "Model", "Trained on", "Settings", "Task", "Metric", "Mean", "Each seed"]
+    return _plain("metrics", "Every metric", columns, body, "Scores × 100, in the order of the seeds.")
+
+
+def parameters_table(suite: Suite, found: Iterable[Panel]) -> Table:
+    """Return parameters by part beside what a matched LoRA was asked for and reached."""
+    body = []
+    for panel in found:
+        for variant in panel.variants:
+            # One run stands for all: where the tasks' heads differ the headline table shows the range.
+            runs = [r for r in panel.runs if r.variant == variant and r.record.get("parameters")]
+            if not runs:
+                continue
+            record = runs[0].record
+            counts, match = record["parameters"], record.get("match")
+            parts = counts.get("parts") or {}
+            said = f"{words.count(match['target'])} asked, {words.count(match['reached'])} reached" if match else ""
+            body.append(
+                Row(
+                    [
+                        Entry(suite.label(variant)),
+                        Entry(panel.model),
+                        Entry(panel.mixture or "single task"),
+                        *(_number(words.count(counts.get(k))) for k in ("trainable", "active", "total")),
+                        *(_number(words.count(parts.get(k)) if parts.get(k) else "0") for k in words.PARTS),
+                        Entry(said),
+                    ],
+                    _kind(panel, variant),
+                )
+            )
+    columns = [
+        "Variant",
+        "Model",
+        "Trained on",
+        "Trainable",
+        "Active",
+        "Total",
+        *map(str.capitalize, words.PARTS.values()),
+    ]
+    return _plain("parameters", "Parameters by part", [*columns, "Matched to"], body, "Active: used for one token.")
+
+
+def interference_table(suite: Suite, found: Sequence[Interference]) -> Table:
+    """Return multi-task minus single-task scores with their intervals."""
+    body = []
+    for item in found:
+        d = item.difference
+        marks = {"number"} | ({"best"} if d.distinguishable else set()) | ({"single"} if d.n_seeds == 1 else set())
+        body.append(
+            Row(
+                [
+                    Entry(suite.label(item.variant)),
+                    Entry(item.model),
+                    Entry(item.mixture),
+                    Entry(words.regime_label(item.regime)),
+                    Entry(suite.task_title(item.task)),
+                    Entry(signed(d.mean), f"[{signed(d.low)}, {signed(d.high)}]", frozenset(marks)),
+                    _number(str(d.n_seeds)),
+                ]
+            )
+        )
+    note = "Points; bold: the 95 % interval leaves out zero; italic with †: one shared seed, items only."
+    columns = ["Variant", "Model", "Mixture", "Settings", "Task", "Multi-task minus single-task", "Seeds"]
+    return _plain("interference", "Interference between tasks", columns, body, note)
+
+
+def costs_table(suite: Suite, costs: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the interleaved cost measurement, one row a variant."""
+    body = []
+    known = {r.variant for r in suite.runs}
+    for document in sorted(costs, key=lambda c: str(c["model"])):
+        names = {n: i for i, n in enumerate(suite.variants(suite.runs))}
+        for variant, c in sorted(document["variants"].items(), key=lambda kv: (names.get(kv[0], 10**6), kv[0])):
+            label = Entry(suite.label(variant) if variant in known else variant)
+            adapters = sorted(
+                r.record["costs"]["adapter_bytes"]
+                for r in suite.runs
+                if r.variant == variant
+                and r.model == document["model"]
+                and (r.record.get("costs") or {}).get("adapter_bytes") is not None
+            )
+            trained = [
+                r.record["training"]["seconds"]
+                for r in suite.runs
+                if r.variant == variant and r.model == document["model"] and r.record.get("training")
+            ]
+            adapter = _number(words.size(adapters[-1]) if adapters else "–")
+            total = _number(words.seconds(sum(trained)) if trained else "–")
+            if c.get("status", "finished") != "finished":
+                gone = Entry(words.status_label(c["status"]), marks=frozenset({"lost"}), title=c.get("reason") or "")
+                body.append(Row([label, Entry(document["model"]), gone, *[Entry("–")] * 4, adapter, total]))
+                continue
+            spread = c.get("ratio_spread") or []
+            body.append(
+                Row(
+                    [
+                        label,
+                        Entry(document["model"]),
+                        _number(words.seconds(c["step_seconds"])),
+                        Entry(
+                            f"{c['ratio']:.2f}×",
+                            f"[{spread[0]:.2f}, {spread[1]:.2f}]" if spread else "",
+                            frozenset({"number"}),
+                        ),
+                        _number(f"{c['tokens_per_second']:,.0f}"),
+                        _number(words.size(c.get("peak_memory_bytes"))),
+                        _number(words.size(c.get("saved_bytes"))),
+                        adapter,
+                        total,
+                    ]
+                )
+            )
+    reference = sorted({suite.label(c["reference"]) if c["reference"] in known else c["reference"] for c in costs})
+    note = (
+        f"All variants took turns in one process of their own; ratios are to {words.listing(reference)}, round "
+        "by round, with quartiles. The last column is what the training jobs took on a shared machine, seeds "
+        "and tasks added up."
+    )
+    columns = ["Variant", "Model", "Step", "Against the reference", "Tokens/s", "Peak memory"]
+    return _plain("costs", "Costs", [*columns, "Saved for backward", "Adapter", "Training, all runs"], body, note)
+
+
+def failures_table(suite: Suite) -> Table:
+    """Return every run that did not finish, with its reason."""
+    body = [
+        Row(
+            [
+                Entry(suite.label(r.variant)),
+                Entry(r.model),
+                Entry(r.task),
+                Entry(words.regime_label(r.regime)),
+                _number(str(r.seed)),
+                Entry(words.status_label(r.status), marks=frozenset({"lost"})),
+                Entry(r.reason or "no reason was recorded"),
+            ]
+        )
+        for r in suite.runs
+        if r.status != "finished"
+    ]
+    columns = ["Variant", "Model", "Task", "Settings", "Seed", "Status", "Reason"]
+    return _plain("failures", "Runs without a score", columns, body, "")
+
+
+def points(value: float, digits: int = 1) -> str:
+    """Return a score × 100; a minus sign is a minus sign."""
+    text = f"{100 * value:.{digits}f}"
+    return "0." + "0" * digits if float(text) == 0 else text.replace("-", "−")
+
+
+def signed(value: float) -> str:
+    """Return a difference × 100 with its sign."""
+    text = points(value)
+    return text if text[0] == "−" or text == "0.0" else f"+{text}"
+
+
+def _number(text: str) -> Entry:
+    return Entry(text, marks=frozenset({"number"}))
+
+
+def _plain(name: str, title: str, columns: Sequence[str], rows: Sequence[Row], note: str) -> Table:
+    return Table(title, [("", len(columns))], [(c, "") for c in columns], rows, note, name=name)
+
+
+def _parameters(panel: Panel, variant: str) -> Entry:
+    span = panel.parameters(variant)
+    if span is None:
+        return Entry("–", marks=frozenset({"absent"}))
+    low, high = span
+    text = words.count(low) if words.count(low) == words.count(high) else f"{words.count(low)} to {words.count(high)}"
+    exact = f"{low:,}" if low == high else f"{low:,} to {high:,}, by task"
+    return Entry(text, marks=frozenset({"number"}), title=exact)
+
+
+def _kind(panel: Panel, variant: str) -> str:
+    if panel.suite.matched_to(variant):
+        return "matched"
+    return "reference" if panel.suite.method(variant) in words.REFERENCES else ""
+
+
+def _fixed(cell: Cell) -> bool:
+    # The constant answer has no seed, so one is all there can be.
+    return bool(cell.runs) and all(r.method == "majority" for r in cell.runs)
+
+
+def _reasons(cell: Cell) -> str:
+    return "; ".join(sorted({f"{words.status_label(r.status)}: {r.reason or 'no reason recorded'}" for r in cell.lost}))
+
+
+def _lost_words(cell: Cell) -> str:
+    return words.listing(sorted({words.status_label(r.status) for r in cell.lost}))

@@ -1,0 +1,253 @@
+"""Build the base models of the built-in suite: a Llama-like decoder and a BERT-like encoder, trained from a seed.
+
+Both are trained on one thread, whatever the machine offers, so that the same weights come out of every build on a
+machine (sums are not split differently) and so that two models can be built side by side.
+"""
+
+import contextlib
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch.nn import functional
+
+from moelora.errors import ConfigError, DataUnavailableError, nearest
+from moelora.files import replace_folder
+from moelora.seeds import derive_seed
+
+logger = logging.getLogger(__name__)
+
+WIDTH, LAYERS, HEADS, MAX_LENGTH = 64, 3, 4, 64
+# Wider than the libraries' 0.02, which is meant for models ten times as wide: training starts at once.
+INITIAL_STD = 0.08
+DECODER_SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
+ENCODER_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+DECODER_TRAINING = {"steps": 900, "batch_size": 64, "learning_rate": 3e-3}
+ENCODER_TRAINING = {"steps": 900, "batch_size": 64, "learning_rate": 2e-3}
+
+
+def build_model(model_doc: dict, data_dir: Path, out_dir: Path) -> None:
+    """Train a base model on the corpus and save it with its tokenizer.
+
+    Args:
+        model_doc: Model file; ``source.builtin`` names the model, ``source.seed`` seeds it.
+        data_dir: Folder that ``write_data`` filled.
+        out_dir: Folder for ``from_pretrained``; replaced as a whole once the model is ready.
+
+    Raises:
+        ConfigError: no built-in model has that name.
+        DataUnavailableError: the corpus is not in ``data_dir``.
+    """
+    source = model_doc["source"]
+    builders = {"tiny-decoder": build_decoder, "tiny-encoder": build_encoder}
+    if source["builtin"] not in builders:
+        raise ConfigError(f"unknown built-in model '{source['builtin']}'{nearest(source['builtin'], set(builders))}")
+    out_dir = Path(out_dir)
+    temporary = out_dir.with_name(f".{out_dir.name}.building")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    with _one_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed("built-in model", source["builtin"], source.get("seed", 0)))
+        model, tokenizer = builders[source["builtin"]](Path(data_dir))
+    model.save_pretrained(temporary)
+    tokenizer.save_pretrained(temporary)
+    replace_folder(temporary, out_dir)
+
+
+def build_decoder(data_dir: Path) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
+    """Train a causal language model on stories and questions."""
+    texts = [" ".join(text) for text in (*read_corpus(data_dir, "stories"), *read_corpus(data_dir, "questions"))]
+    words = word_tokenizer(texts, DECODER_SPECIALS, "<unk>")
+    pad, start, end, unknown = DECODER_SPECIALS
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token=pad,
+        bos_token=start,
+        eos_token=end,
+        unk_token=unknown,
+        model_max_length=MAX_LENGTH,
+    )
+    model = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=2 * WIDTH,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=HEADS,
+            max_position_embeddings=MAX_LENGTH,
+            initializer_range=INITIAL_STD,
+            tie_word_embeddings=True,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    rows = [[*encoding.ids, tokenizer.eos_token_id] for encoding in words.encode_batch(texts)]
+
+    def loss(batch: list[int]) -> torch.Tensor:
+        ids = padded([rows[index] for index in batch], tokenizer.pad_token_id)
+        # Padding is to the right and never a target, so a causal model needs no mask.
+        logits = model(input_ids=ids).logits[:, :-1]
+        return functional.cross_entropy(
+            logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=tokenizer.pad_token_id
+        )
+
+    train(model, loss, [len(row) for row in rows], **DECODER_TRAINING)
+    return model, tokenizer
+
+
+def build_encoder(data_dir: Path) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
+    """Train a masked language model on stories cut in two, which also learns whether the halves belong together.
+
+    The second objective is what trains the pooler.
+    """
+    stories = read_corpus(data_dir, "stories")
+    words = word_tokenizer([" ".join(text) for text in stories], ENCODER_SPECIALS, "[UNK]")
+    pad, unknown, start, end, mask = ENCODER_SPECIALS
+    words.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}",
+        pair=f"{start} $A {end} $B:1 {end}:1",
+        special_tokens=[(token, words.token_to_id(token)) for token in (start, end)],
+    )
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token=pad,
+        unk_token=unknown,
+        cls_token=start,
+        sep_token=end,
+        mask_token=mask,
+        model_max_length=MAX_LENGTH,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+    model = transformers.BertForPreTraining(
+        transformers.BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=4 * WIDTH,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=HEADS,
+            max_position_embeddings=MAX_LENGTH,
+            initializer_range=INITIAL_STD,
+            pad_token_id=tokenizer.pad_token_id,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+    )
+    pairs = [(text[0], " ".join(text[1:])) for text in stories if len(text) > 1]
+    singles = [text[0] for text in stories if len(text) == 1]
+    # Half of the pairs get the second half of another story.
+    order = torch.randperm(len(pairs)).tolist()
+    wrong = [(pairs[index][0], pairs[other][1]) for index, other in enumerate(order) if index % 2]
+    encodings = words.encode_batch([*singles, *pairs[::2], *wrong])
+    together = torch.tensor([-100] * len(singles) + [0] * len(pairs[::2]) + [1] * len(wrong))
+    rows = [encoding.ids for encoding in encodings]
+    segments = [encoding.type_ids for encoding in encodings]
+    specials = len(ENCODER_SPECIALS)
+
+    def loss(batch: list[int]) -> torch.Tensor:
+        ids = padded([rows[index] for index in batch], tokenizer.pad_token_id)
+        chosen = (torch.rand(ids.shape) < 0.2) & (ids >= specials)
+        # As in BERT: of the words to guess, 80 % are masked, 10 % replaced, 10 % left as they are.
+        fate = torch.rand(ids.shape)
+        shown = ids.masked_fill(chosen & (fate < 0.8), tokenizer.mask_token_id)
+        shown = torch.where(chosen & (fate > 0.9), torch.randint(specials, len(tokenizer), ids.shape), shown)
+        output = model.bert(
+            input_ids=shown,
+            attention_mask=(ids != tokenizer.pad_token_id).long(),
+            token_type_ids=padded([segments[index] for index in batch], 0),
+        )
+        guesses = model.cls.predictions(output.last_hidden_state[chosen])
+        related = functional.cross_entropy(model.cls.seq_relationship(output.pooler_output), together[batch], reduction="sum")
+        known = (together[batch] >= 0).sum().clamp(min=1)
+        return functional.cross_entropy(guesses, ids[chosen]) + related / known
+
+    train(model, loss, [len(row) for row in rows], **ENCODER_TRAINING)
+    return model, tokenizer
+
+
+def train(
+    model: torch.nn.Module, loss, lengths: list[int], *, steps: int, batch_size: int, learning_rate: float
+) -> list[float]:
+    """Train a model from scratch; return the loss of every step.
+
+    Args:
+        model: Model to train.
+        loss: Maps a list of row numbers to a scalar tensor.
+        lengths: Tokens of each row; rows of similar length share a batch, so little padding is computed.
+        steps: Optimizer steps.
+        batch_size: Rows a step.
+        learning_rate: Peak of a one-cycle schedule.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=learning_rate, total_steps=steps, pct_start=0.1)
+    batches = bucketed(lengths, batch_size)
+    curve = []
+    model.train()
+    for step in range(steps):
+        value = loss(next(batches))
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        schedule.step()
+        curve.append(value.item())
+        if step % 100 == 99:
+            logger.info("step %d of %d: loss %.3f", step + 1, steps, sum(curve[-100:]) / 100)
+    model.eval()
+    return curve
+
+
+def bucketed(lengths: list[int], batch_size: int) -> Iterator[list[int]]:
+    """Yield batches of row numbers for ever; each epoch shuffles rows, sorts pools of batches by length, shuffles batches."""
+    pool = batch_size * 50
+    while True:
+        order = torch.randperm(len(lengths)).tolist()
+        order = [row for first in range(0, len(order), pool) for row in sorted(order[first : first + pool], key=lengths.__getitem__)]
+        batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+        for index in torch.randperm(len(batches)).tolist():
+            yield batches[index]
+
+
+def padded(rows: list[list[int]], value: int) -> torch.Tensor:
+    """Return rows of different length as one (B, T) tensor, filled up on the right."""
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
+
+
+def word_tokenizer(texts: list[str], specials: tuple[str, ...], unknown: str) -> Tokenizer:
+    """Return a tokenizer of lower-cased words and marks, numbered in alphabetical order after the specials."""
+    normalizer, splitter = normalizers.Lowercase(), pre_tokenizers.Whitespace()
+    words = {word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))}
+    vocabulary = {word: index for index, word in enumerate((*specials, *sorted(words)))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=unknown))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
+    tokenizer.add_special_tokens(list(specials))
+    return tokenizer
+
+
+def read_corpus(data_dir: Path, name: str) -> list[list[str]]:
+    """Return the documents of one corpus file, each a list of sentences.
+
+    Raises:
+        DataUnavailableError: the file is not there.
+    """
+    path = data_dir / "corpus" / f"{name}.jsonl"
+    if not path.is_file():
+        raise DataUnavailableError(f"{path} does not exist; write it with 'moelora data --out {data_dir}'")
+    with open(path, encoding="utf-8") as handle:
+        return [json.loads(line)["sentences"] for line in handle]
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,89 @@
+"""Multiple-choice tasks as lm-eval defines them.
+
+lm-eval's own task object renders prompts and choices, for training too: the tokens that are trained on are those that
+are scored.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from moelora.errors import ConfigError, DataUnavailableError
+from moelora.tasks import Choice, Task
+from moelora.tasks.labelled import content_hash
+
+
+def lm_eval_name(document: dict[str, Any]) -> str:
+    """Return the task's name in lm-eval."""
+    source = document["source"]
+    return source["lm_eval"] if "lm_eval" in source else "moelora_" + document["name"].removeprefix("tiny-")
+
+
+def task_manager(documents: list[dict[str, Any]], data_dir: "Path | None") -> Any:
+    """Return an lm-eval task manager that knows the given tasks.
+
+    Indexing all of lm-eval takes seconds, so only the folders of the tasks are indexed when their file carries the
+    task's name; otherwise everything is.
+    """
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    shipped = Path(lm_eval.__file__).parent / "tasks"
+    folders: list[str] = []
+    for document in documents:
+        name = lm_eval_name(document)
+        if "lm_eval" not in document["source"]:
+            if data_dir is None or not (Path(data_dir) / "lm_eval" / f"{name}.yaml").is_file():
+                raise DataUnavailableError(
+                    f"lm-eval task file {name}.yaml not found below {data_dir}; write it with 'moelora data --out DIR' "
+                    "and pass --data DIR"
+                )
+            folders.append(str(Path(data_dir) / "lm_eval"))
+        else:
+            found = sorted(shipped.rglob(f"{name}.yaml"))
+            if not found:
+                return TaskManager(include_path=sorted(set(folders)) or None)
+            folders.append(str(found[0].parent))
+    return TaskManager(include_path=sorted(set(folders)), include_defaults=False)
+
+
+def lm_eval_tasks(documents: list[dict[str, Any]], data_dir: "Path | None") -> dict[str, Any]:
+    """Return lm-eval's task objects by our task names, with their data loaded.
+
+    Raises:
+        DataUnavailableError: lm-eval does not know the task or its data cannot be had.
+    """
+    manager = task_manager(documents, data_dir)
+    objects = {}
+    for document in documents:
+        name = lm_eval_name(document)
+        try:
+            objects[document["name"]] = manager.load([name])["tasks"][name]
+        except Exception as error:  # lm-eval and the hub clients raise many unrelated types here
+            raise DataUnavailableError(
+                f"lm-eval task '{name}' cannot be loaded: {type(error).__name__}: {str(error).splitlines()[0][:300]}. "
+                "Check the name and the network; a copy fetched earlier is used with HF_HUB_OFFLINE=1"
+            ) from error
+    return objects
+
+
+def render(task: Any, docs: Any) -> tuple[Choice, ...]:
+    """Return the examples of a split as lm-eval renders them."""
+    delimiter = task.config.target_delimiter
+    examples = []
+    for index, doc in enumerate(docs):
+        target = task.doc_to_target(doc)
+        choices = task.doc_to_choice(doc)
+        answer = choices.index(target) if isinstance(target, str) and not target.isdigit() else int(target)
+        continuations = tuple(delimiter + choice for choice in choices)
+        examples.append(Choice(index, task.doc_to_text(doc), continuations, answer))
+    return tuple(examples)
+
+
+def load_choice_task(document: dict[str, Any], data_dir: "Path | None") -> Task:
+    """Load a multiple-choice task (see :func:`moelora.tasks.load_task`)."""
+    task = lm_eval_tasks([document], data_dir)[document["name"]]
+    if not task.has_training_docs():
+        raise ConfigError(f"lm-eval task '{lm_eval_name(document)}' has no training split, so it cannot be trained on")
+    train = render(task, task.training_docs())
+    evaluation = render(task, task.test_docs() if task.has_test_docs() else task.validation_docs())
+    return Task(document, train, evaluation, content_hash(train, evaluation))

@@ -1,0 +1,106 @@
+"""Classification and graded tasks, such as GLUE's, through the ordinary hub client or from the built-in suite."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from moelora.errors import ConfigError, DataUnavailableError, nearest
+from moelora.files import canonical_json
+from moelora.tasks import LabelledText, Task
+
+
+def content_hash(*splits: Iterable[Any]) -> str:
+    """Return the SHA-256 over the examples of the splits, in order."""
+    digest = hashlib.sha256()
+    for split in splits:
+        for example in split:
+            digest.update(canonical_json(dataclasses.astuple(example)).encode())
+        digest.update(b"\x00")
+    return digest.hexdigest()
+
+
+def builtin_split(document: dict[str, Any], data_dir: "Path | None", half: str, split: str) -> list[dict[str, Any]]:
+    """Return the rows of one split of a built-in task.
+
+    Raises:
+        DataUnavailableError: the data were not written there.
+    """
+    name = document["name"].removeprefix("tiny-")
+    if data_dir is None:
+        raise DataUnavailableError(
+            f"task '{document['name']}' is built in, but no data folder was given; "
+            "write it with 'moelora data --out DIR' and pass --data DIR"
+        )
+    path = Path(data_dir) / half / name / f"{split}.jsonl"
+    if not path.is_file():
+        raise DataUnavailableError(f"{path} does not exist; write it with 'moelora data --out {data_dir}'")
+    with open(path, encoding="utf-8") as handle:
+        return [json.loads(line) for line in handle]
+
+
+def hub_dataset(document: dict[str, Any]) -> Any:
+    """Load a data set from the hub, all splits.
+
+    Raises:
+        DataUnavailableError: it cannot be had.
+    """
+    import datasets
+
+    source = document["source"]
+    datasets.disable_progress_bars()
+    try:
+        return datasets.load_dataset(source["hub"], source.get("config"), revision=source.get("revision"))
+    except Exception as error:  # the client raises a dozen unrelated types; all mean that there are no data
+        raise DataUnavailableError(
+            f"data set '{source['hub']}' (config {source.get('config')}, revision {source.get('revision')}) of task "
+            f"'{document['name']}' cannot be had: {type(error).__name__}: {str(error).splitlines()[0][:300]}. "
+            "Check the id and the network; a copy fetched earlier is used with HF_HUB_OFFLINE=1, a mirror with "
+            "HF_ENDPOINT, and a local copy by naming its folder as 'hub' in the task file"
+        ) from error
+
+
+def load_labelled_task(document: dict[str, Any], data_dir: "Path | None") -> Task:
+    """Load a classification or regression task (see :func:`moelora.tasks.load_task`)."""
+    splits = document["splits"]
+    source = document["source"]
+    if "builtin" in source:
+        rows = {key: builtin_split(document, data_dir, "encoder", splits[key]) for key in ("train", "evaluation")}
+        fields, label = ["text", "text_pair"], "label"
+    else:
+        available = hub_dataset(document)
+        for split in splits.values():
+            if split not in available:
+                raise ConfigError(f"task '{document['name']}' has no split '{split}'{nearest(split, set(available))}")
+        rows = {key: available[splits[key]] for key in ("train", "evaluation")}
+        fields, label = document["fields"], document["label"]
+        for column in [*fields, label]:
+            if column not in rows["train"].column_names:
+                raise ConfigError(
+                    f"task '{document['name']}' has no column '{column}'{nearest(column, rows['train'].column_names)}"
+                )
+    number = float if document["kind"] == "regression" else int
+    examples = {
+        key: tuple(
+            LabelledText(
+                id=index,
+                text=row[fields[0]],
+                text_pair=row[fields[1]] if len(fields) > 1 else None,
+                label=number(row[label]),
+            )
+            for index, row in enumerate(rows[key])
+        )
+        for key in rows
+    }
+    if document["kind"] == "classification":
+        known = set(range(len(document["labels"])))
+        for key, split in examples.items():
+            wrong = {example.label for example in split} - known
+            if wrong:
+                raise ConfigError(
+                    f"task '{document['name']}': the {key} split '{splits[key]}' has labels {sorted(wrong)} outside "
+                    f"the {len(known)} of the task file; GLUE's test splits carry -1 and cannot be scored"
+                )
+    return Task(document, examples["train"], examples["evaluation"], content_hash(*examples.values()))

@@ -1,0 +1,1 @@
+"""Training: data order, the loop, its state, and the learning-rate choice."""

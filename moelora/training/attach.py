@@ -1,0 +1,144 @@
+"""From a resolved plan to a model that is ready to train: base model, head, method, seed."""
+
+import collections
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moelora.errors import AdapterError, ConfigError
+from moelora.methods import AttachContext, Method, get_method
+from moelora.models import BaseModel, load_base_model
+from moelora.seeds import derive_seed
+from moelora.tasks import Task
+from moelora.training.matching import Matched, match_rank
+from moelora.training.state import seed_everything
+
+
+@dataclasses.dataclass
+class Attached:
+    """A model with its method, and what the record says of it."""
+
+    model: torch.nn.Module
+    base: BaseModel
+    method: Method
+    settings: Any
+    context: AttachContext
+    matched: "Matched | None"
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the record's parameter counts: trainable as counted, parts from the closed formula.
+
+        Raises:
+            ConfigError: the two disagree, so the page's formula is wrong.
+        """
+        counts = self.method.parameters(self.base.shapes, self.settings, self.context)
+        trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        if self.method.abilities.trains and trainable != counts.trainable:
+            raise ConfigError(
+                f"method '{self.method.name}' trains {trainable} parameters, but its page's closed formula gives "
+                f"{counts.trainable}; correct 'parameters' in moelora/methods/{self.method.name}.py"
+            )
+        parts = dataclasses.asdict(counts)
+        return {
+            "trainable": counts.trainable,
+            "active": parts.pop("active"),
+            "total": self.base.shapes.total_parameters + counts.experts + counts.router,
+            "parts": parts,
+        }
+
+    def layers(self) -> list[dict[str, Any]]:
+        """Return what was attached: type, count and dtype of the adapter's layers."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        found: collections.Counter = collections.Counter()
+        for module in self.model.modules():
+            if isinstance(module, BaseTunerLayer):
+                dtypes = {str(p.dtype).removeprefix("torch.") for p in module.parameters() if p.requires_grad}
+                found[type(module).__name__, ",".join(sorted(dtypes)) or "none"] += 1
+        return [{"type": kind, "count": count, "dtype": dtype} for (kind, dtype), count in sorted(found.items())]
+
+
+def attach(plan: dict[str, Any], tasks: list[Task], base_dir: "Path | None", device: Any, total_steps: int = 0) -> Attached:
+    """Load the base model and attach the plan's method to it.
+
+    The adapter's first values depend on the seed and the variant's method; the head's on task and seed alone.
+    """
+    base = load_base_model(plan["model"], tasks, plan["seed"], base_dir)
+    method = get_method(plan["method"])
+    matched = match_rank(plan["match"], base.shapes) if plan.get("match") else None
+    settings = matched.settings if matched else method.make_settings(plan["settings"])
+    context = AttachContext(base.shapes, base.head_modules, plan.get("allocation"), total_steps)
+    seed_everything(derive_seed("adapter", plan["seed"]))
+    model = method.attach(base.model, settings, context).to(device)
+    return Attached(model, base, method, settings, context, matched)
+
+
+def adapter_file(folder: Path) -> Path:
+    """Return the file that holds an adapter's tensors, or the trained tensors of a method without an adapter."""
+    adapter = folder / "adapter_model.safetensors"
+    return adapter if adapter.is_file() else folder / "trainable.safetensors"
+
+
+def save_adapter(attached: Attached, folder: Path) -> None:
+    """Write the adapter in PEFT's format; a method without an adapter writes the tensors it trained.
+
+    PEFT keeps target lists in sets, so its JSON is rewritten with sorted lists: equal runs write equal bytes.
+    """
+    import json
+
+    from safetensors.torch import save_file
+
+    from moelora.files import atomic_write_json
+    from moelora.training.state import trainable_tensors
+
+    folder.mkdir(parents=True, exist_ok=True)
+    if not attached.method.abilities.adapter:
+        tensors = {name: p.detach().cpu().contiguous() for name, p in trainable_tensors(attached.model).items()}
+        save_file(tensors, folder / "trainable.safetensors")
+        return
+    attached.model.save_pretrained(folder, save_embedding_layers=False)
+    path = folder / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for key, value in config.items():
+        if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+            config[key] = sorted(value)
+    config["base_model_name_or_path"] = attached.base.model.config.name_or_path or None
+    atomic_write_json(path, config)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card template says nothing about this run
+
+
+def load_adapter(attached: Attached, folder: Path) -> None:
+    """Load trained tensors into a freshly attached model.
+
+    Raises:
+        AdapterError: the file is missing, truncated, or its tensors are not those of this model and method.
+    """
+    from safetensors.torch import load_file
+
+    path = adapter_file(folder)
+    try:
+        tensors = load_file(path)
+    except Exception as error:  # safetensors raises its own types for truncated headers and data
+        raise AdapterError(f"adapter {path} cannot be read ({error}); delete its run's train.json and train again") from error
+    if attached.method.abilities.adapter:
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+        expected = {name: tuple(t.shape) for name, t in get_peft_model_state_dict(attached.model, save_embedding_layers=False).items()}
+    else:
+        own = {name: p for name, p in attached.model.named_parameters() if p.requires_grad}
+        expected = {name: tuple(p.shape) for name, p in own.items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if found != expected:
+        wrong = sorted(set(found.items()) ^ set(expected.items()))[:4]
+        raise AdapterError(
+            f"adapter {path} does not fit method '{attached.method.name}' on this model; first differences: {wrong}. "
+            "It belongs to another base model, method or setting"
+        )
+    if attached.method.abilities.adapter:
+        set_peft_model_state_dict(attached.model, tensors)
+        return
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(tensors[name])

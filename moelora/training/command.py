@@ -1,0 +1,72 @@
+"""``moelora train`` and ``moelora evaluate``: carry out the plans of one job and leave its manifest."""
+
+import argparse
+import os
+from pathlib import Path
+
+from moelora.files import atomic_write_json, sha256_file
+from moelora.plans import plan_hash
+from moelora.progress import logger, start_logging
+
+
+def write_manifest(path: Path, runs: list) -> None:
+    """Write which runs the job carried, with the sum of each record; written last, it is what the workflow waits for."""
+    from moelora.training.run import suite_root
+
+    entries = []
+    for run in runs:
+        record = run.folder / "record.json"
+        document = run.done("record.json")
+        entries.append(
+            {
+                "folder": os.path.relpath(run.folder.resolve(), suite_root(run.folder / "plan.json")),
+                "plan_hash": plan_hash(run.plan),
+                "record_sha256": sha256_file(record) if document else None,
+                "status": document["status"] if document else "trained",
+            }
+        )
+    atomic_write_json(path, {"schema": 1, "job": path.stem, "runs": entries})
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train every plan, score it where asked, and write the manifest.
+
+    Raises:
+        MoeloraError: data, model, settings or disk stand in the way; the runs finished so far stay finished.
+    """
+    return carry_out_all(options, evaluate=options.evaluate)
+
+
+def carry_out_all(options: argparse.Namespace, *, evaluate: bool) -> int:
+    """Carry out the plans one after the other; a failed run does not stop the others."""
+    start_logging(str(options.log) if options.log else None)
+    import torch
+
+    from moelora.fingerprint import method_fingerprint
+    from moelora.training.run import carry_out, open_run
+
+    if threads := os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(int(threads))
+    runs = []
+    for path in options.plans:
+        opened = open_run(path, options.fingerprint, options.data, options.base)
+        if not opened.fingerprint:
+            match = opened.plan.get("match")
+            opened.fingerprint = method_fingerprint(opened.plan["method"], *([match["method"]] if match else []))
+            opened.key = f"{opened.hash}-{opened.fingerprint}"
+        runs.append(opened)
+        record = carry_out(opened, evaluate=evaluate)
+        if record is not None:
+            logger.info("%s: %s", opened.label, summary(record))
+    if options.manifest:
+        write_manifest(options.manifest, runs)
+    return 0
+
+
+def summary(record: dict) -> str:
+    """Return a record in one line: main metric per task, or why there is none."""
+    if record["status"] != "finished":
+        return f"{record['status']}: {record['reason']}"
+    scores = (f"{task} {entry['metrics'][entry['main_metric']]:.4f}" for task, entry in record["scores"].items())
+    seconds = record["training"]["seconds"] if record["training"] else 0.0
+    return f"{', '.join(scores)} ({seconds:.1f} s of training)"

@@ -1,0 +1,98 @@
+"""From examples to token ids, once, before the first step."""
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from moelora.tasks import Choice, LabelledText, Task
+
+IGNORED = -100  # label of a token that the loss leaves out
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """One tokenised example.
+
+    ``label`` is a class index or a grade for labelled texts; for multiple choice it is the position of the first
+    answer token, from which on the loss counts. ``type_ids`` are BERT's segment ids, empty where a model has none.
+    """
+
+    task: str
+    item: int
+    ids: tuple[int, ...]
+    type_ids: tuple[int, ...]
+    label: int | float
+
+
+def encode_texts(task: Task, examples: "list[LabelledText] | tuple", tokenizer: Any, max_length: int) -> list[Encoded]:
+    """Tokenise labelled texts, cutting the longer text first where a pair exceeds ``max_length`` tokens."""
+    if not examples:
+        return []
+    pairs = [example.text_pair for example in examples] if examples[0].text_pair is not None else None
+    batch = tokenizer(
+        [example.text for example in examples],
+        pairs,
+        truncation="longest_first" if pairs else True,
+        max_length=max_length,
+        padding=False,
+    )
+    types = batch.get("token_type_ids") or [[]] * len(examples)
+    return [
+        Encoded(task.name, example.id, tuple(ids), tuple(type_ids), example.label)
+        for example, ids, type_ids in zip(examples, batch["input_ids"], types, strict=True)
+    ]
+
+
+def encode_choice(task: Task, example: Choice, tokenizer: Any, max_length: int, answer: "int | None" = None) -> Encoded:
+    """Tokenise a prompt with one continuation (the right one by default); the prompt is cut from the left.
+
+    The split into prompt and continuation is lm-eval's: the whole text is tokenised, and what goes beyond the
+    prompt's own tokens is the continuation. An end-of-text token is not appended, since scoring asks for none.
+    """
+    text = example.prompt + example.continuations[example.answer if answer is None else answer]
+    whole = tokenizer(text, add_special_tokens=True)["input_ids"]
+    prompt = tokenizer(example.prompt, add_special_tokens=True)["input_ids"]
+    if whole and tokenizer.eos_token_id is not None and whole[-1] == tokenizer.eos_token_id:
+        whole, prompt = whole[:-1], prompt[:-1]
+    start = min(len(prompt), len(whole) - 1)
+    cut = max(0, len(whole) - max_length)
+    return Encoded(task.name, example.id, tuple(whole[cut:]), (), max(1, start - cut))
+
+
+def encode(task: Task, examples: Any, tokenizer: Any, max_length: int) -> list[Encoded]:
+    """Tokenise examples of either kind."""
+    if task.kind == "multiple_choice":
+        return [encode_choice(task, example, tokenizer, max_length) for example in examples]
+    return encode_texts(task, examples, tokenizer, max_length)
+
+
+def collate(batch: list[Encoded], pad_id: int, kind: str, device: "torch.device | str" = "cpu") -> dict[str, torch.Tensor]:
+    """Pad a batch on the right.
+
+    Returns:
+        ``input_ids`` and ``attention_mask`` (B, T), ``token_type_ids`` (B, T) where the model has them, and ``labels``:
+        (B,) classes or float32 grades, or (B, T) tokens with ``IGNORED`` outside the answer.
+    """
+    length = max(len(example.ids) for example in batch)
+    ids = torch.full((len(batch), length), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(batch), length), dtype=torch.long)
+    types = torch.zeros((len(batch), length), dtype=torch.long)
+    for row, example in enumerate(batch):
+        size = len(example.ids)
+        ids[row, :size] = torch.tensor(example.ids)
+        mask[row, :size] = 1
+        if example.type_ids:
+            types[row, :size] = torch.tensor(example.type_ids)
+    tensors = {"input_ids": ids, "attention_mask": mask}
+    if batch[0].type_ids:
+        tensors["token_type_ids"] = types
+    if kind == "multiple_choice":
+        labels = torch.full((len(batch), length), IGNORED, dtype=torch.long)
+        for row, example in enumerate(batch):
+            labels[row, example.label : len(example.ids)] = ids[row, example.label : len(example.ids)]
+    else:
+        dtype = torch.float32 if kind == "regression" else torch.long
+        labels = torch.tensor([example.label for example in batch], dtype=dtype)
+    tensors["labels"] = labels
+    return {name: tensor.to(device) for name, tensor in tensors.items()}

@@ -1,0 +1,204 @@
+"""The training loop: one visible loop on accelerate.
+
+Task losses are summed over a micro-batch and divided by what the whole effective batch counts, so the update does not
+depend on how the batch was cut. A balance loss enters as the mean over micro-batches, weighted by their examples; what
+is not linear in the batch still depends on the cut, and the record declares it.
+"""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moelora.models import select_head
+from moelora.progress import Progress, logger
+from moelora.training.encode import Encoded, collate
+from moelora.training.losses import loss_items, summed_loss
+from moelora.training.state import load_state, save_state, trainable_tensors
+
+
+RESUMED_FIELDS = ("seconds", "tokens", "examples", "loss_curve", "balance_curve", "micro_batch_size", "declarations")
+
+
+@dataclasses.dataclass
+class LoopResult:
+    """What a training loop leaves beside the trained parameters; ``seconds`` leave out saving and scoring."""
+
+    status: str = "finished"
+    reason: "str | None" = None
+    seconds: float = 0.0
+    steps: int = 0
+    tokens: int = 0
+    examples: int = 0
+    loss_curve: list = dataclasses.field(default_factory=list)
+    balance_curve: list = dataclasses.field(default_factory=list)
+    micro_batch_size: int = 0
+    accumulation_steps: int = 0
+    resumed: int = 0
+    declarations: list = dataclasses.field(default_factory=list)
+
+
+def make_optimizer(model: torch.nn.Module, training: dict[str, Any], total_steps: int) -> tuple[Any, Any]:
+    """Return AdamW over the trainable parameters and the schedule from transformers.
+
+    Weight decay acts on matrices only: biases, norms and DoRA's magnitudes are left alone.
+    """
+    from transformers import get_scheduler
+
+    tensors = list(trainable_tensors(model).values())
+    decay = training["weight_decay"]
+    groups = [
+        {"params": [p for p in tensors if p.ndim > 1], "weight_decay": decay},
+        {"params": [p for p in tensors if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    optimizer = torch.optim.AdamW(groups, lr=training["learning_rate"], fused=True)
+    warmup = round(training["warmup_ratio"] * total_steps)
+    scheduler = get_scheduler(training["scheduler"], optimizer, num_warmup_steps=warmup, num_training_steps=total_steps)
+    return optimizer, scheduler
+
+
+def one_step(
+    model: torch.nn.Module,
+    batch: list[Encoded],
+    kind: str,
+    micro_batch_size: int,
+    pad_id: int,
+    accelerator: Any,
+    balance: "Callable[[torch.nn.Module], torch.Tensor | None] | None",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Accumulate the gradients of one effective batch; return its mean task loss and its balance loss (detached)."""
+    world, rank = accelerator.num_processes, accelerator.process_index
+    items = loss_items(batch, kind)
+    mine = batch[rank::world]
+    micro_batches = [mine[i : i + micro_batch_size] for i in range(0, len(mine), micro_batch_size)]
+    task_sum = torch.zeros((), device=accelerator.device)
+    balance_sum = torch.zeros((), device=accelerator.device)
+    for index, micro in enumerate(micro_batches):
+        last = index == len(micro_batches) - 1
+        tensors = collate(micro, pad_id, kind, accelerator.device)
+        with select_head(model, micro[0].task), _synchronised(accelerator, model, last):
+            loss = summed_loss(model, tensors, kind) * (world / items)
+            task_sum += loss.detach() / world
+            extra = balance(model) if balance is not None else None
+            if extra is not None:
+                share = len(micro) * world / len(batch)
+                loss = loss + extra * share
+                balance_sum += extra.detach() * share / world
+            accelerator.backward(loss)
+    return task_sum, balance_sum
+
+
+def _synchronised(accelerator: Any, model: torch.nn.Module, last: bool) -> Any:
+    """Let processes exchange gradients in the last micro-batch of a step only."""
+    return contextlib.nullcontext() if last else accelerator.no_sync(model)
+
+
+def train_loop(
+    model: torch.nn.Module,
+    steps: list[list[Encoded]],
+    kinds: dict[str, str],
+    training: dict[str, Any],
+    pad_id: int,
+    accelerator: Any,
+    *,
+    balance: "Callable | None" = None,
+    state_path: "Path | None" = None,
+    label: str = "training",
+) -> LoopResult:
+    """Train the model in place, one batch an optimiser step.
+
+    Args:
+        model: what to train; its trainable parameters are those with ``requires_grad``.
+        steps: the batches, in order (see :mod:`moelora.training.order`).
+        kinds: task name → kind.
+        training: the plan's training settings.
+        pad_id: token id of padding.
+        accelerator: an ``accelerate.Accelerator``.
+        balance: returns the balance loss of the last forward pass, or ``None``.
+        state_path: where the state is kept; without it nothing is saved and nothing resumed.
+        label: shown beside the progress.
+    """
+    optimizer, scheduler = make_optimizer(model, training, len(steps))
+    model, optimizer = accelerator.prepare(model, optimizer)
+    model.train()
+    result = LoopResult(micro_batch_size=min(training["micro_batch_size"] or training["batch_size"], training["batch_size"]))
+    running, running_balance, start = 0.0, 0.0, 0
+    bare = accelerator.unwrap_model(model)
+    if state_path is not None and (progress := load_state(state_path, bare, optimizer, scheduler)) is not None:
+        start, running, running_balance = progress["step"], progress["running"], progress["running_balance"]
+        for name in RESUMED_FIELDS:
+            setattr(result, name, progress[name])
+        result.resumed = progress["resumed"] + 1
+        logger.info("%s: resumed at step %d of %d", label, start, len(steps))
+    every, log_every = training.get("checkpoint_every_steps"), training["log_every_steps"]
+    bar = Progress(len(steps), label, start)
+    began = time.monotonic()
+    for step in range(start, len(steps)):
+        batch = steps[step]
+        kind = kinds[batch[0].task]
+        while True:
+            try:
+                loss, extra = one_step(model, batch, kind, result.micro_batch_size, pad_id, accelerator, balance)
+                break
+            except torch.OutOfMemoryError as error:
+                optimizer.zero_grad(set_to_none=True)
+                if result.micro_batch_size == 1:
+                    return _stopped(result, "out_of_memory", f"micro-batch of 1 did not fit: {error}", step, began)
+                result.micro_batch_size //= 2
+                result.declarations.append(
+                    f"out of memory at step {step + 1}: micro-batch halved to {result.micro_batch_size}, same effective batch"
+                )
+                logger.warning("%s: %s", label, result.declarations[-1])
+        if training["max_grad_norm"]:
+            accelerator.clip_grad_norm_(model.parameters(), training["max_grad_norm"])
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad(set_to_none=True)
+        running, running_balance = running + loss, running_balance + extra
+        result.tokens += sum(len(example.ids) for example in batch)
+        result.examples += len(batch)
+        done = step + 1
+        if done % log_every == 0 or done == len(steps):
+            since = (done - 1) % log_every + 1  # counted from the last logged step, also after resuming
+            mean = float(running) / since
+            if mean != mean or mean in (float("inf"), float("-inf")):
+                return _stopped(result, "diverged", f"the loss is {mean} within steps {done - since + 1}–{done}", done, began)
+            result.loss_curve.append([done, mean])
+            if balance is not None:
+                result.balance_curve.append([done, float(running_balance) / since])
+            running, running_balance = 0.0, 0.0
+        bar.advance(f"loss {result.loss_curve[-1][1]:.3f}" if result.loss_curve else "")
+        if state_path is not None and every and done % every == 0 and done < len(steps):
+            result.seconds += time.monotonic() - began
+            save_state(
+                state_path,
+                bare,
+                optimizer,
+                scheduler,
+                {
+                    "step": done,
+                    "running": float(running),
+                    "running_balance": float(running_balance),
+                    "resumed": result.resumed,
+                    **{name: getattr(result, name) for name in RESUMED_FIELDS},
+                },
+            )
+            began = time.monotonic()
+    bar.close()
+    result.seconds += time.monotonic() - began
+    result.steps = len(steps)
+    result.accumulation_steps = -(-training["batch_size"] // result.micro_batch_size)
+    return result
+
+
+def _stopped(result: LoopResult, status: str, reason: str, step: int, began: float) -> LoopResult:
+    """Return a result that says why training ended early."""
+    result.status, result.reason, result.steps = status, reason.splitlines()[0], step
+    result.seconds += time.monotonic() - began
+    logger.warning("training ended early: %s, %s", status, result.reason)
+    return result

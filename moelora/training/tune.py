@@ -1,0 +1,138 @@
+"""``moelora tune``: choose a variant's learning rate on a validation split cut from train.
+
+Every variant gets the same rates, the same examples in the same order, and the same held-out part. The official
+evaluation split is never opened here.
+"""
+
+import argparse
+import copy
+import dataclasses
+import random
+from pathlib import Path
+from typing import Any
+
+from moelora.errors import ConfigError
+from moelora.files import atomic_write_json, read_json, sha256_file
+from moelora.progress import logger, start_logging
+from moelora.seeds import derive_seed
+from moelora.tasks import Task
+
+
+def cut_validation(task: Task, fraction: float, seed: int, max_examples: "int | None") -> Task:
+    """Return the task with its train split cut in two: the rest trains, the part evaluates.
+
+    The cut depends on task and seed alone.
+    """
+    order = list(range(len(task.train)))
+    random.Random(derive_seed("validation cut", task.name, seed)).shuffle(order)
+    held = max(1, round(fraction * len(order)))
+    kept = order[held:][:max_examples]
+    return dataclasses.replace(
+        task,
+        train=tuple(task.train[index] for index in kept),
+        evaluation=tuple(task.train[index] for index in order[:held]),
+    )
+
+
+def trial_plan(plan: dict[str, Any], tune: dict[str, Any], rate: float) -> dict[str, Any]:
+    """Return the plan of one trial: the run's own, but for rate, seed and length."""
+    trial = copy.deepcopy(plan)
+    trial["seed"] = tune["seed"]
+    trial["training"]["learning_rate"] = rate
+    for key in ("epochs", "max_steps"):
+        if tune.get(key) is not None:
+            trial["training"].update({"epochs": None, "max_steps": None, key: tune[key]})
+    trial["training"]["checkpoint_every_steps"] = None
+    trial["evaluation"]["limit"] = None
+    return trial
+
+
+def run_trial(plan: dict[str, Any], tasks: list[Task], base_dir: Any, data_dir: Any) -> dict[str, Any]:
+    """Train and score one trial; return rate, mean main metric over tasks, status and seconds."""
+    from moelora.evaluation.score import score_model
+    from moelora.methods import get_method
+    from moelora.training.attach import attach
+    from moelora.training.encode import encode
+    from moelora.training.loop import train_loop
+    from moelora.training.order import all_steps
+    from moelora.training.run import balance_of, make_accelerator
+    from moelora.training.state import seed_everything
+
+    training = plan["training"]
+    accelerator = make_accelerator(plan)
+    attached = attach(plan, tasks, base_dir, accelerator.device)
+    examples = []
+    for task in tasks:
+        examples += encode(task, task.train, attached.base.tokenizer, training["max_length"])
+    steps = all_steps(
+        examples, training["batch_size"], plan["seed"], epochs=training.get("epochs"), max_steps=training.get("max_steps"),
+        by_task=True,
+    )  # fmt: skip
+    seed_everything(derive_seed("training", plan["seed"]))
+    method = get_method(plan["method"])
+    kinds = {task.name: task.kind for task in tasks}
+    result = train_loop(
+        attached.model, steps, kinds, training, attached.base.tokenizer.pad_token_id, accelerator,
+        balance=balance_of(method), label=f"rate {training['learning_rate']:g}",
+    )  # fmt: skip
+    metric = tasks[0].document["main_metric"]
+    trial = {"learning_rate": training["learning_rate"], "metric": metric, "score": None, "status": result.status,
+             "seconds": result.seconds, "loss_curve": result.loss_curve}  # fmt: skip
+    if result.status == "finished":
+        scores, _ = score_model(
+            attached.model, attached.base.tokenizer, tasks, plan, data_dir=data_dir, device=accelerator.device, reads_input=True
+        )
+        trial["score"] = sum(entry["metrics"][entry["main_metric"]] for entry in scores.values()) / len(scores)
+    return trial
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run one trial per rate and write which rate scored best; the lower rate wins a tie.
+
+    Raises:
+        ConfigError: every trial diverged, so no rate can be chosen.
+    """
+    from moelora.plans import resolve
+    from moelora.training.run import load_tasks, suite_root
+
+    start_logging()
+    tune = options.tune
+    document = read_json(options.plan, "plan")
+    document["pending"].pop("learning_rate", None)
+    plan = resolve(document, suite_root(options.plan))
+    if plan["tasks"][0]["kind"] == "multiple_choice":
+        raise ConfigError(
+            "tuning cuts its validation split from train, which is built for labelled texts so far; "
+            f"task '{plan['task']}' is multiple choice: give its suite one regime without 'tune'"
+        )
+    tasks = [
+        cut_validation(task, tune["validation_fraction"], tune["seed"], tune.get("max_examples"))
+        for task in load_tasks(plan, options.data)
+    ]
+    progress_file = Path(options.out).with_suffix(".partial.json")
+    identity = {"plan": sha256_file(options.plan), "tune": tune}
+    trials = []
+    if progress_file.is_file() and (earlier := read_json(progress_file)).get("identity") == identity:
+        trials = earlier["trials"]
+    for rate in tune["learning_rates"][len(trials) :]:
+        trials.append(run_trial(trial_plan(plan, tune, rate), tasks, options.base, options.data))
+        logger.info("%s: rate %g scored %s", plan["variant"], rate, trials[-1]["score"])
+        atomic_write_json(progress_file, {"identity": identity, "trials": trials})
+    scored = [trial for trial in trials if trial["score"] is not None]
+    if not scored:
+        raise ConfigError(f"all {len(trials)} trials of '{plan['variant']}' diverged; give smaller learning_rates")
+    chosen = max(scored, key=lambda trial: (trial["score"], -trial["learning_rate"]))["learning_rate"]
+    held = {task.name: len(task.evaluation) for task in tasks}
+    atomic_write_json(
+        options.out,
+        {
+            "schema": 1,
+            "variant": plan["variant"],
+            "trials": trials,
+            "chosen": chosen,
+            "split": f"cut from train, {tune['validation_fraction']:g} of it, seed {tune['seed']}; items: {held}",
+            "training_examples": {task.name: len(task.train) for task in tasks},
+        },
+    )
+    progress_file.unlink(missing_ok=True)
+    return 0

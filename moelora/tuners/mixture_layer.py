@@ -1,0 +1,111 @@
+"""A linear layer with a mixture of LoRA experts; one expert is plain LoRA."""
+
+import warnings
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import check_adapters_to_merge
+from peft.utils.quantization_utils import resolve_quantization_backend
+from torch import Tensor, nn
+
+from moelora.errors import MergeError
+from moelora.ops import gated_wide_lora, wide_lora_delta
+from moelora.tuners.layer import MoeloraLayer
+from moelora.tuners.routing import Balance, RoutingContext
+
+
+class MixtureLinear(nn.Module, MoeloraLayer):
+    """y = W0 x + b + s * sum_e g_e(x) B_e A_e drop(x), the increments computed as one wide LoRA."""
+
+    adapter_layer_names = ("moelora_A", "moelora_B", "moelora_router")
+    other_param_names = (*MoeloraLayer.other_param_names, "router")
+
+    def __init__(self, base_layer: nn.Module, module_name: str, context: RoutingContext):
+        super().__init__()
+        self._start(base_layer, module_name, context)
+        self.router: dict[str, str] = {}
+        self.quantization_backend = resolve_quantization_backend(base_layer)
+        self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
+
+    def update_layer(
+        self, adapter: str, config: Any, experts: int, router: str, balance: Balance, inference_mode: bool
+    ) -> None:
+        """Add an adapter of ``experts`` experts, or replace the one of that name."""
+        self._set_adapter_numbers(adapter, config, experts, balance)
+        self.router[adapter] = router
+        self._add_factors(self.moelora_A, self.moelora_B, adapter, self.in_features, self.out_features)
+        if router != "none":
+            self._add_router(self.moelora_router, adapter, self.in_features, config.init_router_std)
+        self._finish_adapter(adapter, inference_mode)
+
+    def is_routed(self, adapter: str) -> bool:
+        """Say whether an adapter has a router here."""
+        return adapter in self.moelora_router
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Map (..., D) to (..., O)."""
+        if self.disable_adapters:
+            if self.merged:
+                self.unmerge()
+            return self.base_layer(x, *args, **kwargs)
+        result = self.base_layer(x, *args, **kwargs)
+        active = [] if self.merged else [name for name in self.active_adapters if name in self.moelora_A]
+        if not active:
+            return result
+        if self.quantization_backend is not None:
+            result = self.quantization_backend.maybe_clone_base_result(result)
+        dtype = result.dtype
+        for adapter in active:
+            result = self._add_increment(result, x, adapter)
+        return result.to(dtype)
+
+    def _add_increment(self, result: Tensor, x: Tensor, adapter: str) -> Tensor:
+        a, b = self.moelora_A[adapter], self.moelora_B[adapter]
+        weights = None
+        if adapter in self.moelora_router:
+            routed = self._route(x, adapter, self.moelora_router[adapter], self.router[adapter])
+            weights = routed.weights.view(*x.shape[:-1], -1)
+        dropped = self.moelora_dropout[adapter](self._cast_input_dtype(x, a.dtype))
+        return gated_wide_lora(result, dropped, a, b, weights, self.scaling[adapter])
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """Return s * B A, (O, D), of an adapter without a router.
+
+        Raises:
+            MergeError: The adapter is routed here.
+        """
+        if self.is_routed(adapter):
+            raise MergeError(
+                f"adapter {adapter!r} weighs {self.experts[adapter]} experts by token in {self.module_name}, "
+                "so no single weight equals it; keep it attached, or drop it with unload()"
+            )
+        return wide_lora_delta(self.moelora_A[adapter], self.moelora_B[adapter], self.scaling[adapter])
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Add the increments of unrouted adapters to the frozen weight.
+
+        Raises:
+            MergeError: An adapter is routed here; nothing has been changed then.
+            ValueError: With ``safe_merge``, the merged weight is not finite.
+        """
+        names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.moelora_A]
+        deltas = {name: self.get_delta_weight(name) for name in names}
+        for name, delta in deltas.items():
+            weight = self.get_base_weight()
+            merged = weight + delta.to(weight.dtype)
+            if safe_merge and not torch.isfinite(merged).all():
+                raise ValueError(
+                    f"merging adapter {name!r} into {self.module_name} gives weights that are not finite"
+                )
+            self.set_base_weight(merged)
+            self.merged_adapters.append(name)
+
+    def unmerge(self) -> None:
+        """Take merged increments out of the frozen weight again."""
+        if not self.merged:
+            warnings.warn("nothing is merged, so there is nothing to unmerge", stacklevel=2)
+            return
+        while self.merged_adapters:
+            name = self.merged_adapters.pop()
+            weight = self.get_base_weight()
+            self.set_base_weight(weight - self.get_delta_weight(name).to(weight.dtype))

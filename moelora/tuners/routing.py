@@ -1,0 +1,198 @@
+"""What the routers of one model share during a forward pass, and what they leave behind.
+
+The context learns the attention mask from the model's own forward, so that padding never counts, and
+holds the routers' outputs afterwards. Router layers report to it only while the model's
+forward runs; a recomputation in the backward pass (gradient checkpointing) computes the same things but
+reports nothing, so the stashed outputs keep the graph of the forward.
+"""
+
+import inspect
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from moelora.errors import AdapterError
+from moelora.losses import BALANCE_LOSSES, concatenate
+from moelora.routers import RouterOutput
+
+
+@dataclass(frozen=True)
+class Balance:
+    """How an adapter's balance loss is formed: name of the loss, its coefficient, its scope."""
+
+    loss: str
+    coefficient: float
+    scope: str
+
+    @property
+    def active(self) -> bool:
+        """Whether there is a loss at all."""
+        return self.loss != "none" and self.coefficient != 0
+
+    def group(self, module_name: str, output: RouterOutput) -> tuple:
+        """Return the key under which routers are taken together."""
+        if self.scope == "module":
+            return (module_name,)
+        shape = (output.experts, output.chosen.shape[-1])
+        if self.scope == "model":
+            return shape
+        block = re.match(r"(.*\.\d+)(\.|$)", module_name)
+        return (block.group(1) if block else module_name, *shape)
+
+
+class RoutingContext:
+    """Mask and router outputs of the last forward pass of one model."""
+
+    def __init__(self):
+        self.recording = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self.running = False
+        self.opened_with_gradient = False
+        self.attention_mask: Tensor | None = None
+        self.for_loss: dict[tuple[str, str], tuple[RouterOutput, Balance]] = {}
+        self.recorded: dict[tuple[str, str], RouterOutput] = {}
+
+    def __getstate__(self) -> dict:
+        # Stashed outputs are inside an autograd graph, which can be neither copied nor pickled.
+        return {"recording": 0}
+
+    def __setstate__(self, state: dict) -> None:
+        self.recording = state["recording"]
+        self._reset()
+
+    def open(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
+        """Begin a forward pass of the whole model (a forward pre-hook)."""
+        self._reset()
+        self.running = True
+        self.opened_with_gradient = torch.is_grad_enabled()
+        mask = kwargs.get("attention_mask")
+        if mask is None and args:
+            mask = inspect.signature(module.forward).bind_partial(*args).arguments.get("attention_mask")
+        self.attention_mask = mask
+
+    def close(self, *_ignored) -> None:
+        """End the forward pass (a forward hook that also runs after an exception)."""
+        self.running = False
+        self.attention_mask = None
+
+    def report(
+        self,
+        module_name: str,
+        adapter: str,
+        output: RouterOutput,
+        shape: torch.Size,
+        training: bool,
+        balance: Balance,
+    ) -> None:
+        """Take a router's output if somebody wants it.
+
+        Args:
+            module_name: Full name of the module in the base model.
+            adapter: Name of the adapter.
+            output: The router's output for the flattened tokens.
+            shape: Shape of the module's input, (..., D).
+            training: Whether the module is in training mode.
+            balance: The adapter's balance loss.
+        """
+        wanted = training and balance.active
+        if not self.running or not (wanted or self.recording):
+            return
+        if wanted and self.opened_with_gradient and not torch.is_grad_enabled():
+            raise AdapterError(
+                "a balance loss has no gradient under reentrant gradient checkpointing; "
+                "pass gradient_checkpointing_kwargs={'use_reentrant': False}"
+            )
+        output = output.with_mask(token_mask(self.attention_mask, shape[:-1]))
+        key = (module_name, adapter)
+        if wanted:
+            self.for_loss[key] = (output, balance)
+        if self.recording:
+            self.recorded[key] = output.detach()
+
+
+def token_mask(attention_mask: Tensor | None, shape: torch.Size) -> Tensor | None:
+    """Return which of a module's tokens count, flattened to (T,).
+
+    Args:
+        attention_mask: (B, S), 1 for tokens and 0 for padding, or None.
+        shape: Leading axes of the module's input: (B, S), (B, N) with the N newest tokens of a
+            cached sequence, (B * S,), or (B,) for one pooled token a sequence.
+
+    Raises:
+        AdapterError: The mask has another form.
+    """
+    if attention_mask is None:
+        return None
+    if attention_mask.dim() == 2:
+        batch, length = attention_mask.shape
+        mask = attention_mask.bool()
+        if len(shape) == 2 and shape[0] == batch and shape[1] <= length:
+            # With a key-value cache the mask covers the past too; only the newest tokens are here.
+            return mask[:, length - shape[1] :].reshape(-1)
+        if len(shape) == 1 and shape[0] == batch * length:
+            return mask.reshape(-1)
+        if len(shape) == 1 and shape[0] == batch:
+            return None
+    raise AdapterError(
+        f"an attention mask of shape {tuple(attention_mask.shape)} does not say which of the tokens "
+        f"{tuple(shape)} are padding; pass a mask (batch, length) or none"
+    )
+
+
+def contexts(model: nn.Module) -> list[RoutingContext]:
+    """Return the contexts of a model's router layers, each once."""
+    found: dict[int, RoutingContext] = {}
+    for module in model.modules():
+        context = getattr(module, "routing_context", None)
+        if isinstance(context, RoutingContext):
+            found[id(context)] = context
+    return list(found.values())
+
+
+def balance_loss(model: nn.Module) -> Tensor | None:
+    """Return the balance loss of the last forward pass in training mode, a scalar with gradient.
+
+    It is the sum over groups of routers and over adapters of coefficient times loss. Add it to the task
+    loss, divided by the number of accumulation steps where the task loss is. None when there is nothing to
+    add: the method has no balance loss, or the pass was in evaluation mode.
+    """
+    total = None
+    for context in contexts(model):
+        groups: dict[tuple, tuple[list[RouterOutput], Balance]] = {}
+        for (module_name, adapter), (output, balance) in context.for_loss.items():
+            key = (adapter, *balance.group(module_name, output))
+            groups.setdefault(key, ([], balance))[0].append(output)
+        for outputs, balance in groups.values():
+            value = balance.coefficient * BALANCE_LOSSES[balance.loss].function(concatenate(outputs))
+            total = value if total is None else total + value.to(total.device)
+    return total
+
+
+@contextmanager
+def record_routing(model: nn.Module) -> Iterator[None]:
+    """Keep every router's output during the block, in training and evaluation, for `routing`."""
+    found = contexts(model)
+    for context in found:
+        context.recording += 1
+    try:
+        yield
+    finally:
+        for context in found:
+            context.recording -= 1
+
+
+def routing(model: nn.Module) -> Iterator[tuple[str, RouterOutput]]:
+    """Yield (module name, router output) of the last forward pass made under `record_routing`.
+
+    Names are those of the base model. Outputs are detached; tokens are flattened row by row, (B, S) to T,
+    and ``mask`` says which of them count. Modules without a router do not appear.
+    """
+    for context in contexts(model):
+        for (module_name, _), output in context.recorded.items():
+            yield module_name, output

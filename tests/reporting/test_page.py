@@ -1,0 +1,98 @@
+import re
+from html.parser import HTMLParser
+
+from moelora.reporting import cells, command
+from moelora.reporting.runs import Suite
+from moelora.reporting.summary import summarise
+
+
+class Reader(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.links, self.ids, self.text = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "data", "srcset"):
+                self.links.append((tag, value))
+            if name == "id":
+                self.ids.append(value)
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def read(report):
+    reader = Reader()
+    reader.feed((report / "index.html").read_text(encoding="utf-8"))
+    return reader
+
+
+def test_the_page_loads_nothing(tiny_report):
+    text = (tiny_report / "index.html").read_text(encoding="utf-8")
+    reader = read(tiny_report)
+    assert not [x for x in reader.links if re.match(r"(https?:)?//", x[1])]
+    assert not re.search(r"<(script|link|img|iframe)\b", text)
+    assert not re.search(r"@import|url\(\s*['\"]?(https?:)?//", text)
+
+
+def test_every_link_leads_somewhere(tiny_report):
+    reader = read(tiny_report)
+    for tag, target in reader.links:
+        if target.startswith("#"):
+            assert target[1:] in reader.ids, (tag, target)
+        else:
+            assert (tiny_report / target).is_file(), target
+
+
+def test_ids_are_unique(tiny_report):
+    ids = read(tiny_report).ids
+    assert len(ids) == len(set(ids))
+
+
+def test_failures_stale_records_and_synthetic_tasks_are_said(tiny_report):
+    text = " ".join(read(tiny_report).text)
+    assert "loss is NaN at step 40" in text
+    assert "4.1 GiB asked for with a batch of 1" in text
+    assert "Stale records" in text
+    assert "synthetic" in text
+    assert "0123abc" in text
+
+
+def test_light_dark_and_print(tiny_report):
+    text = (tiny_report / "index.html").read_text(encoding="utf-8")
+    assert "prefers-color-scheme: dark" in text
+    assert "@media print" in text
+    assert "var(--ink)" in text[text.index("<svg") :]
+
+
+def test_the_summary_compares_with_the_matched_lora_and_names_the_limits(glue_suite):
+    frame, costs, document, _root = glue_suite
+    suite = Suite.from_frame(frame, document)
+    panels = cells.panels(suite)
+    found = {f.topic: " ".join(f.sentences) for f in summarise(suite, panels, cells.interference(panels), costs)}
+    assert "Minilm, one adapter per task, published settings, MRPC: no variant can be told from a constant" in (
+        found["The best, and what can't be told from it"]
+    )
+    assert re.search(r"MixLoRA \(minilm, Tuned equally\): [+−]", found["Against LoRA with equal parameters"])
+    assert "one seed" in found["How far this goes"]
+    assert "1 failed" in found["What was run"]
+
+
+def test_a_record_that_disagrees_with_its_items_is_said(tiny_suite):
+    frame, _costs, document, _root = tiny_suite
+    frame = frame.copy()
+    row = frame.index[(frame["variant"] == "lora") & frame["is_main"].fillna(False).astype(bool)][0]
+    frame.at[row, "item_correct"] = [1.0] * 120
+    (warning,) = command.warnings(Suite.from_frame(frame, document))
+    assert frame.at[row, "id"] in warning
+
+
+def test_text_from_records_can_not_become_markup(tiny_suite, tmp_path):
+    frame, _costs, document, _root = tiny_suite
+    frame = frame.copy()
+    frame["record"] = frame["record"].str.replace("loss is NaN at step 40", "<script>alert(1)</script>")
+    command.write_report(frame, [], tmp_path, document)
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "<script>" not in text
+    assert "&lt;script&gt;" in text

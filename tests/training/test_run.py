@@ -1,0 +1,197 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from world import plan, task_document, write_plan
+
+from moelora.errors import AdapterError
+from moelora.files import sha256_file
+from moelora.records import read_record
+from moelora.training.run import carry_out, open_run, train_run
+
+VOLATILE = ("environment", "costs")
+
+
+def stable(record):
+    """Return a record without what may differ between equal runs."""
+    kept = {key: value for key, value in record.items() if key not in VOLATILE}
+    kept["training"] = {key: value for key, value in record["training"].items() if key not in ("seconds", "resumed")}
+    return kept
+
+
+def run_once(world, root, document, **options):
+    path = write_plan(root, document, **options)
+    run = open_run(path, "test", world / "data", world / document["model"]["architecture"])
+    return run, carry_out(run, evaluate=True)
+
+
+def test_an_encoder_run_learns_and_leaves_a_record(world, tmp_path):
+    document = plan("encoder", [task_document("mood")], max_steps=60)
+    run, record = run_once(world, tmp_path, document)
+    assert record["status"] == "finished"
+    entry = record["scores"]["tiny-mood"]
+    assert entry["metrics"]["accuracy"] > entry["majority"]["accuracy"]
+    assert entry["n_items"] == 24 and entry["synthetic"]
+    assert record["training"]["loss_curve"][-1][1] < record["training"]["loss_curve"][0][1]
+    assert record["attached"] == [{"type": "Linear", "count": 12, "dtype": "float32"}]
+    assert (run.folder / "adapter" / "adapter_model.safetensors").is_file()
+    assert read_record(run.folder / "record.json")["id"] == run.hash
+
+
+def test_a_decoder_run_is_scored_by_lm_eval(world, tmp_path):
+    document = plan("decoder", [task_document("pick", "multiple_choice")], max_steps=60)
+    _, record = run_once(world, tmp_path, document)
+    entry = record["scores"]["tiny-pick"]
+    assert entry["protocol"] == "lm-eval"
+    assert entry["metrics"]["acc"] > entry["chance"]
+
+
+def test_baselines_leave_records_too(world, tmp_path):
+    tasks = [task_document("mood")]
+    _, majority = run_once(world, tmp_path, plan("encoder", tasks, "majority"))
+    entry = majority["scores"]["tiny-mood"]
+    assert entry["metrics"]["accuracy"] == entry["majority"]["accuracy"] and entry["within_chance"]
+    assert majority["parameters"]["trainable"] == 0
+    _, base = run_once(world, tmp_path, plan("encoder", tasks, "base"))
+    assert base["parameters"]["trainable"] == base["parameters"]["parts"]["head"] == 16 * 2 + 2
+    _, decoder = run_once(world, tmp_path, plan("decoder", [task_document("pick", "multiple_choice")], "base"))
+    assert decoder["training"]["steps"] == 0 and decoder["status"] == "finished"
+    _, full = run_once(world, tmp_path, plan("encoder", tasks, "full"))
+    assert full["parameters"]["trainable"] == full["parameters"]["total"]
+
+
+def test_multi_task_has_a_head_per_task(world, tmp_path):
+    tasks = [task_document("mood"), task_document("odd"), task_document("grade", "regression")]
+    run, record = run_once(world, tmp_path, plan("encoder", tasks, max_steps=90))
+    assert set(record["scores"]) == {"tiny-mood", "tiny-odd", "tiny-grade"}
+    assert record["parameters"]["parts"]["head"] == 2 * (16 * 2 + 2) + 16 + 1
+    # the two tasks have opposite answers to the same sentences: one shared head could not serve both
+    assert min(record["scores"][name]["metrics"]["accuracy"] for name in ("tiny-mood", "tiny-odd")) > 0.6
+
+
+def test_equal_runs_write_equal_bytes(world, tmp_path):
+    document = plan("encoder", [task_document("mood")])
+    first, one = run_once(world, tmp_path / "a", document)
+    second, two = run_once(world, tmp_path / "b", document)
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert sha256_file(first.folder / "adapter" / name) == sha256_file(second.folder / "adapter" / name)
+    assert stable(one) == stable(two)
+
+
+def test_seeds_differ(world, tmp_path):
+    document = plan("encoder", [task_document("mood")])
+    first, _ = run_once(world, tmp_path, document, seed=0)
+    second, _ = run_once(world, tmp_path, document, seed=1)
+    name = "adapter/adapter_model.safetensors"
+    assert sha256_file(first.folder / name) != sha256_file(second.folder / name)
+
+
+def test_scoring_from_disk_equals_scoring_after_training(world, tmp_path):
+    document = plan("encoder", [task_document("mood")])
+    run, record = run_once(world, tmp_path, document)
+    (run.folder / "record.json").unlink()
+    again = carry_out(run, evaluate=True)
+    assert again["scores"] == record["scores"]
+
+
+def test_a_changed_adapter_is_trained_again(world, tmp_path):
+    run, record = run_once(world, tmp_path, plan("encoder", [task_document("mood")]))
+    path = run.folder / "adapter" / "adapter_model.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    (run.folder / "record.json").unlink()
+    assert stable(carry_out(run, evaluate=True)) == stable(record)
+    assert path.read_bytes() == whole
+
+
+def test_a_truncated_adapter_is_named(world, tmp_path):
+    from moelora.training.attach import load_adapter
+
+    run, _ = run_once(world, tmp_path, plan("encoder", [task_document("mood")]))
+    attached, _ = train_run(run)
+    path = run.folder / "adapter" / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(AdapterError, match="adapter_model.safetensors cannot be read"):
+        load_adapter(attached, run.folder / "adapter")
+
+
+def test_a_diverging_run_is_a_row_with_a_reason(world, tmp_path):
+    document = plan("encoder", [task_document("mood")], learning_rate=1e30, max_grad_norm=None, max_steps=40)
+    _, record = run_once(world, tmp_path, document)
+    assert record["status"] == "diverged" and "loss is" in record["reason"] and record["scores"] == {}
+
+
+def test_an_unexpected_error_is_a_row_with_a_reason(world, tmp_path, monkeypatch):
+    import moelora.training.loop
+
+    def broken(*arguments, **options):
+        raise RuntimeError("the sky fell")
+
+    monkeypatch.setattr(moelora.training.loop, "train_loop", broken)
+    _, record = run_once(world, tmp_path, plan("encoder", [task_document("mood")]))
+    assert record["status"] == "failed" and record["reason"] == "RuntimeError: the sky fell"
+
+
+def test_out_of_memory_halves_the_micro_batch(world, tmp_path, monkeypatch):
+    import moelora.training.loop as loop
+
+    real = loop.summed_loss
+
+    def small_card(model, tensors, kind):
+        if len(tensors["labels"]) > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory (pretended by a test)")
+        return real(model, tensors, kind)
+
+    document = plan("encoder", [task_document("mood")])
+    monkeypatch.setattr(loop, "summed_loss", small_card)
+    _, halved = run_once(world, tmp_path / "small", document)
+    assert halved["training"]["micro_batch_size"] == 4 and halved["training"]["accumulation_steps"] == 2
+    assert any("out of memory at step 1" in line for line in halved["declarations"])
+    monkeypatch.setattr(loop, "summed_loss", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("full")))
+    _, never = run_once(world, tmp_path / "none", document)
+    assert never["status"] == "out_of_memory"
+
+
+@pytest.mark.parametrize("method", ["lora", "dense_moe_lora", "mixlora"])
+def test_killed_and_resumed_equals_undisturbed(world, tmp_path, method):
+    document = plan("encoder", [task_document("mood")], method, max_steps=60, checkpoint_every_steps=5)
+    document["settings"]["dropout"] = 0.1  # random numbers must resume too
+    undisturbed, record = run_once(world, tmp_path / "whole", document)
+    path = write_plan(tmp_path / "killed", document)
+    command = [sys.executable, "-m", "moelora", "train", "--plans", path, "--evaluate", "--fingerprint", "test",
+               "--data", world / "data", "--base", world / "encoder"]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
+    state = path.parent / ".state"
+    deadline = time.monotonic() + 120
+    while not list(state.glob("*.pt")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    if not (path.parent / "record.json").exists():  # killed before the end, as intended
+        run = open_run(path, "test", world / "data", world / "encoder")
+        resumed = carry_out(run, evaluate=True)
+        assert resumed["training"]["resumed"] == 1
+    resumed = read_record(path.parent / "record.json")
+    name = "adapter/adapter_model.safetensors"
+    assert sha256_file(path.parent / name) == sha256_file(undisturbed.folder / name)
+    assert stable(resumed) == stable(record)
+
+
+def test_manifest_names_every_record(world, tmp_path):
+    from moelora.cli import main
+
+    document = plan("encoder", [task_document("mood")])
+    paths = [write_plan(tmp_path, document, seed=seed) for seed in (0, 1)]
+    manifest = tmp_path / "results" / "test" / "jobs" / "job.json"
+    arguments = ["train", "--plans", *map(str, paths), "--manifest", str(manifest), "--evaluate", "--fingerprint", "test",
+                 "--data", str(world / "data"), "--base", str(world / "encoder")]  # fmt: skip
+    assert main(arguments) == 0
+    entries = json.loads(manifest.read_text())["runs"]
+    assert [entry["status"] for entry in entries] == ["finished", "finished"]
+    for entry, path in zip(entries, paths, strict=True):
+        assert entry["record_sha256"] == sha256_file(path.parent / "record.json")

@@ -1,0 +1,29 @@
+"""snakefmt and `snakemake --lint`."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import REPOSITORY
+
+# Explained at the top of the Snakefile.
+EXCEPTIONS = {"Specify a conda environment or container for each rule."}
+
+
+def test_rules_are_formatted():
+    pytest.importorskip("snakefmt", reason="formatting is checked with snakefmt: pip install moelora[development]")
+    process = subprocess.run(
+        [sys.executable, "-m", "snakefmt", "--check", "Snakefile", "workflow"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr
+
+
+def test_lint_finds_only_what_is_explained(checkout):
+    output = checkout.snakemake("--lint", "--configfile", "workflow/config/suites/glue-minilm.yaml", check=False)
+    found = set(re.findall(r"^    \* (.*?):?$", output, flags=re.MULTILINE))
+    assert found == EXCEPTIONS
+    assert "conda environment or container" in (REPOSITORY / "Snakefile").read_text()

@@ -1,0 +1,29 @@
+# What the suite makes itself before anything is trained: data from a generator, base models from a seed.
+
+
+rule data:
+    output:
+        directory(get_suite_path(layout.DATA)),
+    log:
+        get_suite_path(layout.log("data", "data")),
+    params:
+        fingerprint=get_command_fingerprint("moelora.tasks.builtin.data"),
+    shell:
+        "python -m moelora data --suite-task-source tiny --out {output} > {log} 2>&1"
+
+
+rule base:
+    input:
+        data=get_suite_path(layout.DATA),
+        model=get_model_file,
+    output:
+        directory(get_suite_path(layout.base("{model}"))),
+    log:
+        get_suite_path(layout.log("base", "{model}")),
+    threads: 1
+    resources:
+        gpu_percent=get_card_percent,
+    params:
+        fingerprint=get_command_fingerprint("moelora.tasks.builtin.models"),
+    shell:
+        "python -m moelora base --model {input.model} --data {input.data} --out {output} > {log} 2>&1"

@@ -1,0 +1,261 @@
+# What rules need to know: the suite's expansion, and functions that look things up in it. Rule bodies hold no logic.
+import json
+import os
+import shlex
+import shutil
+from functools import lru_cache
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+from moelora.config import ConfigDir, load_yaml
+from moelora.errors import MoeloraError
+from moelora.fingerprint import fingerprint, method_fingerprint, variant_fingerprint
+from moelora.plans import expand, layout
+
+# The interpreter that runs Snakemake runs the commands too: no environment needs to be activated.
+shell.prefix(f'PATH={shlex.quote(os.path.dirname(sys.executable))}:"$PATH"; ')
+CONFIG_DIR = ConfigDir(Path(os.path.relpath(f"{workflow.basedir}/workflow/config")))
+
+
+def load_expansion():
+    """Return the expanded suite; what cannot be meant ends Snakemake with one message instead of a traceback."""
+    files = [str(path) for path in workflow.configfiles]
+    suite = {key: value for key, value in config.items() if key != "suite"}
+    try:
+        for path in files:
+            load_yaml(
+                path
+            )  # refuses a key given twice, which Snakemake's own loader does not
+        return expand(
+            suite, CONFIG_DIR, source=", ".join(os.path.relpath(path) for path in files)
+        )
+    except MoeloraError as error:
+        raise WorkflowError(str(error)) from None
+
+
+EXPANSION = load_expansion()
+SUITE = EXPANSION.suite
+ROOT = f"{SUITE['results']}/{SUITE['name']}"
+REPORT = f"{SUITE['reports']}/{SUITE['name']}"
+RECORDS = f"{ROOT}/{layout.RECORDS}"
+MANIFESTS = f"{ROOT}/{layout.MANIFESTS}"
+SUITE_JSON = f"{ROOT}/{layout.SUITE}"
+REPORT_PAGE = f"{REPORT}/index.html"
+REPORT_TABLES = f"{REPORT}/tables"
+REPORT_FIGURES = f"{REPORT}/figures"
+TRAINED = f"{ROOT}/{layout.manifest('{job}.trained')}"
+SCORED = f"{ROOT}/{layout.manifest('{job}')}"
+
+
+wildcard_constraints:
+    model="[^/]+",
+    task="[^/]+",
+    label="[^/]+",
+    variant="[^/]+",
+    job="[^/]+",
+
+
+def get_method_rules():
+    """Return the rule files of methods, sorted; the template is not one."""
+    folder = Path(workflow.basedir) / "workflow" / "rules" / "methods"
+    return [
+        f"workflow/rules/methods/{path.name}"
+        for path in sorted(folder.glob("[!_]*.smk"))
+    ]
+
+
+def get_suite_path(path):
+    """Return a path of the suite's layout below the results."""
+    return f"{ROOT}/{path}"
+
+
+@lru_cache(maxsize=None)
+def get_source_paths(model):
+    """Return what a model's runs need besides plans: built-in data and a base model that the suite builds."""
+    uses_data = any(
+        "builtin" in EXPANSION.tasks[task]["source"]
+        for task in EXPANSION.model_tasks(model)
+    )
+    paths = {}
+    if uses_data or is_built(model):
+        paths["data"] = get_suite_path(layout.DATA)
+    if is_built(model):
+        paths["base"] = get_suite_path(layout.base(model))
+    return paths
+
+
+def is_built(model):
+    """Return whether the suite builds the base model itself."""
+    return "builtin" in EXPANSION.models[model]["source"]
+
+
+def is_scored_apart():
+    """Return whether scoring is a job of its own."""
+    return SUITE["evaluation"]["separate_job"]
+
+
+def get_model_sources(wildcards):
+    """Return the files that `get_source_options` points to."""
+    return list(get_source_paths(wildcards.model).values())
+
+
+def get_model_source_options(wildcards):
+    """Return ``--data`` and ``--base`` of a rule about one model."""
+    return " ".join(
+        f"--{kind} {path}" for kind, path in get_source_paths(wildcards.model).items()
+    )
+
+
+def get_job_sources(wildcards):
+    """Return data and base model of a job."""
+    return list(get_source_paths(get_job(wildcards).model).values())
+
+
+def get_job_source_options(wildcards):
+    """Return ``--data`` and ``--base`` of a job."""
+    return " ".join(
+        f"--{kind} {path}"
+        for kind, path in get_source_paths(get_job(wildcards).model).items()
+    )
+
+
+def get_job(wildcards):
+    """Return the job that a manifest belongs to."""
+    return EXPANSION.job_by_name[wildcards.job]
+
+
+def get_job_plans(wildcards):
+    """Return the plans that a job carries out."""
+    return [get_suite_path(run.plan_path) for run in get_job(wildcards).runs]
+
+
+def get_job_pending(wildcards):
+    """Return allocations and tuned learning rates that a job's plans wait for."""
+    return [get_suite_path(path) for path in get_job(wildcards).pending_files]
+
+
+def get_job_fingerprint(wildcards):
+    """Return the fingerprint of the code behind a job's numbers."""
+    return variant_fingerprint(get_job(wildcards).runs[0].variant)
+
+
+def get_command_fingerprint(*modules):
+    """Return the fingerprint of a command that does not depend on a method."""
+    return fingerprint(modules)
+
+
+def get_model_file(wildcards):
+    """Return the file that describes a model."""
+    return str(CONFIG_DIR.file("model", wildcards.model))
+
+
+def get_sensitivity_plan(wildcards):
+    """Return the plan whose model and task are scored for sensitivity."""
+    return get_suite_path(
+        EXPANSION.sensitivity_run(wildcards.model, wildcards.task).plan_path
+    )
+
+
+def get_model_sensitivities(wildcards):
+    """Return the sensitivities of a model to all tasks that it meets in the suite."""
+    tasks = EXPANSION.model_tasks(wildcards.model)
+    return [get_suite_path(layout.sensitivity(wildcards.model, task)) for task in tasks]
+
+
+def get_variant_pattern(method):
+    """Return a wildcard constraint that holds for the variants of one method, or for none."""
+    names = [variant.name for variant in EXPANSION.variants if variant.method == method]
+    return "|".join(names) or "(?!)"
+
+
+def get_tuning_run(wildcards):
+    """Return the run whose learning rate is chosen."""
+    return EXPANSION.tuning_run(wildcards.model, wildcards.task, wildcards.label)
+
+
+def get_tuning_plan(wildcards):
+    """Return the plan that the trials vary."""
+    return get_suite_path(get_tuning_run(wildcards).plan_path)
+
+
+def get_tuning_pending(wildcards):
+    """Return the allocation that a tuned variant needs, if it needs one."""
+    own = layout.tuning(wildcards.model, wildcards.task, wildcards.label)
+    return [
+        get_suite_path(path)
+        for path in get_tuning_run(wildcards).pending_files
+        if path != own
+    ]
+
+
+def get_tuning_settings(wildcards):
+    """Return the trials as JSON."""
+    return json.dumps(
+        SUITE["regimes"][get_tuning_run(wildcards).regime]["tune"], sort_keys=True
+    )
+
+
+def get_tuning_fingerprint(wildcards):
+    """Return the fingerprint of tuning a variant."""
+    return variant_fingerprint(
+        get_tuning_run(wildcards).variant, command=("moelora.training.tune",)
+    )
+
+
+def get_costs_plans(wildcards):
+    """Return one plan per variant that trains."""
+    return [
+        get_suite_path(run.plan_path) for run in EXPANSION.costs_runs(wildcards.model)
+    ]
+
+
+def get_costs_pending(wildcards):
+    """Return the allocations that the measured variants need; the learning rate costs nothing."""
+    tunings = {
+        run.plan["pending"].get("learning_rate")
+        for run in EXPANSION.costs_runs(wildcards.model)
+    }
+    files = {
+        path
+        for run in EXPANSION.costs_runs(wildcards.model)
+        for path in run.pending_files
+    }
+    return [get_suite_path(path) for path in sorted(files - tunings)]
+
+
+def get_costs_fingerprint(wildcards):
+    """Return the fingerprint of the cost measurement."""
+    return method_fingerprint(*EXPANSION.methods, command=("moelora.costs",))
+
+
+def get_costs():
+    """Return the cost measurements of a suite: one per model, or none where the suite wants none."""
+    return (
+        [get_suite_path(layout.costs(model)) for model in EXPANSION.used_models]
+        if SUITE["costs"]
+        else []
+    )
+
+
+def get_manifests():
+    """Return what all jobs leave."""
+    return [get_suite_path(job.manifest) for job in EXPANSION.jobs]
+
+
+def get_all_cores(wildcards):
+    """Return every core of the run: a job that takes them all has the machine to itself."""
+    return workflow.cores or 1
+
+
+def get_card_percent(wildcards):
+    """Return how many hundredths of a GPU a run asks for: the suite's share where there is a GPU, else none."""
+    return SUITE["card_share"] if HAS_CARD else 0
+
+
+def get_whole_card(wildcards):
+    """Return one whole GPU where there is one."""
+    return 100 if HAS_CARD else 0
+
+
+HAS_CARD = shutil.which("nvidia-smi") is not None

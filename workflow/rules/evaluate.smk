@@ -1,0 +1,22 @@
+# Scoring as a job of its own, for suites that ask for it (evaluation: {separate_job: true}); others score where they train.
+
+if is_scored_apart():
+
+    rule evaluate:
+        input:
+            trained=TRAINED,
+            plans=get_job_plans,
+            sources=get_job_sources,
+        output:
+            SCORED,
+        log:
+            get_suite_path(layout.log("evaluate", "{job}")),
+        threads: SUITE["threads"]
+        resources:
+            gpu_percent=get_card_percent,
+        params:
+            sources=get_job_source_options,
+            fingerprint=get_job_fingerprint,
+        shell:
+            "python -m moelora evaluate --plans {input.plans} --manifest {output} --fingerprint {params.fingerprint} "
+            "{params.sources} > {log} 2>&1"

@@ -1,0 +1,17 @@
+# METHOD_NAME: what this rule makes before training, in one sentence. Only methods that need such a step have a file
+# here; it is found by its name. `moelora new-method NAME --rule` copies this one and puts the name in.
+
+
+rule allocate_METHOD_NAME:
+    input:
+        get_model_sensitivities,
+    output:
+        get_suite_path(layout.allocation("{model}", "{variant}")),
+    log:
+        get_suite_path(layout.log("allocate", "{model}--{variant}")),
+    wildcard_constraints:
+        variant=get_variant_pattern("METHOD_NAME"),
+    params:
+        fingerprint=get_command_fingerprint("moelora.allocation.command"),
+    shell:
+        "python -m moelora allocate --strategy uniform --sensitivity {input} --out {output} > {log} 2>&1"

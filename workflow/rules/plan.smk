@@ -1,0 +1,9 @@
+# Plans, suite.json and the list of manifests are inputs, not outputs: as a rule's output even an identical rewrite
+# would re-run everything behind it. They are written here, while the workflow is parsed, where their content differs.
+from moelora.files import write_if_different
+
+try:
+    EXPANSION.write(ROOT)
+    write_if_different(MANIFESTS, "".join(f"{path}\n" for path in get_manifests()))
+except MoeloraError as error:
+    raise WorkflowError(str(error)) from None

@@ -1,0 +1,30 @@
+# Tables, figures and the page.
+
+
+rule report:
+    input:
+        records=RECORDS,
+        costs=get_costs(),
+        suite=SUITE_JSON,
+    output:
+        page=report(REPORT_PAGE, caption="../report/page.rst", category="Report"),
+        tables=report(
+            directory(REPORT_TABLES),
+            patterns=["{name}.csv"],
+            caption="../report/tables.rst",
+            category="Tables",
+        ),
+        figures=report(
+            directory(REPORT_FIGURES),
+            patterns=["{name}.svg"],
+            caption="../report/figures.rst",
+            category="Figures",
+        ),
+    log:
+        get_suite_path(layout.log("report", "report")),
+    params:
+        title=SUITE["title"],
+        fingerprint=get_command_fingerprint("moelora.reporting.command"),
+    shell:
+        "python -m moelora report --records {input.records} --costs {input.costs} --suite {input.suite} "
+        "--title {params.title:q} --out $(dirname {output.page:q}) > {log} 2>&1"

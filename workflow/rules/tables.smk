@@ -1,0 +1,15 @@
+# All records of a suite in one table: the only thing that tables and figures are made from.
+
+
+rule collect:
+    input:
+        manifests=get_manifests(),
+        list=MANIFESTS,
+    output:
+        RECORDS,
+    log:
+        get_suite_path(layout.log("collect", "records")),
+    params:
+        fingerprint=get_command_fingerprint("moelora.reporting.collect"),
+    shell:
+        "python -m moelora collect --manifests @{input.list} --out {output} > {log} 2>&1"

@@ -1,0 +1,44 @@
+# Training, and before it the choice of a learning rate where the suite tunes.
+# A run's adapter and its training state are no declared outputs: Snakemake deletes those before a re-run and after
+# a failure, and an interrupted run must find its state to resume. What a job declares is its manifest, written last.
+
+
+rule tune:
+    input:
+        plan=get_tuning_plan,
+        pending=get_tuning_pending,
+        sources=get_model_sources,
+    output:
+        get_suite_path(layout.tuning("{model}", "{task}", "{label}")),
+    log:
+        get_suite_path(layout.log("tune", "{model}--{label}--{task}")),
+    threads: SUITE["threads"]
+    resources:
+        gpu_percent=get_card_percent,
+    params:
+        tune=get_tuning_settings,
+        sources=get_model_source_options,
+        fingerprint=get_tuning_fingerprint,
+    shell:
+        "python -m moelora tune --plan {input.plan} --tune {params.tune:q} --out {output} {params.sources} > {log} 2>&1"
+
+
+rule train:
+    input:
+        plans=get_job_plans,
+        pending=get_job_pending,
+        sources=get_job_sources,
+    output:
+        TRAINED if is_scored_apart() else SCORED,
+    log:
+        get_suite_path(layout.log("train", "{job}")),
+    threads: SUITE["threads"]
+    resources:
+        gpu_percent=get_card_percent,
+    params:
+        evaluate="" if is_scored_apart() else "--evaluate",
+        sources=get_job_source_options,
+        fingerprint=get_job_fingerprint,
+    shell:
+        "python -m moelora train --plans {input.plans} --manifest {output} {params.evaluate} "
+        "--fingerprint {params.fingerprint} {params.sources} > {log} 2>&1"
