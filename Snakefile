@@ -7,16 +7,21 @@
 # `snakemake --lint` asks for a conda environment or container in every rule. The exception: all rules run in the
 # environment that runs Snakemake (requirements.lock; environment.yml for conda), because torch a rule would be gigabytes.
 import sys
+from pathlib import Path
 
 from snakemake.utils import min_version
 
 min_version("9.0")
 sys.path.insert(0, str(workflow.basedir))
 
+from moelora.config import ConfigDir
+
+CONFIG_DIR = ConfigDir(Path(workflow.basedir).joinpath("workflow", "config"))
+
 # Snakemake merges config files deeply: loaded always, keys of the default suite would stay under those of another.
 if not workflow.overwrite_configfiles:
 
-    configfile: f"{workflow.basedir}/workflow/config/suites/{config.get('suite', 'tiny')}.yaml"
+    configfile: str(CONFIG_DIR.find("suite", config.get("suite", "tiny")))
 
 
 report: "workflow/report/workflow.rst"

@@ -182,6 +182,18 @@ class ConfigDir:
         """Return the names of all files of a kind, sorted."""
         return sorted(path.stem for path in (self.path / KINDS[kind]).glob("*.yaml"))
 
+    def find(self, kind: str, name: str, wanted_by: "Path | str" = "") -> Path:
+        """Return the existing file of this kind and name.
+
+        Raises:
+            ConfigError: there is none; the message names the nearest.
+        """
+        path = self.file(kind, name)
+        if not path.is_file():
+            prefix = f"{wanted_by}: " if wanted_by else ""
+            raise ConfigError(f"{prefix}unknown {kind} '{name}'{nearest(name, self.names(kind))} (looked for {path})")
+        return path
+
     def load(self, kind: str, name: str, wanted_by: "Path | str" = "") -> dict:
         """Return a checked document of a kind, its defaults filled in.
 
@@ -193,10 +205,7 @@ class ConfigDir:
         Raises:
             ConfigError: there is none of this name, or it does not follow its schema.
         """
-        path = self.file(kind, name)
-        if not path.is_file():
-            prefix = f"{wanted_by}: " if wanted_by else ""
-            raise ConfigError(f"{prefix}unknown {kind} '{name}'{nearest(name, self.names(kind))} (looked for {path})")
+        path = self.find(kind, name, wanted_by)
         document = load_yaml(path)
         check(document, kind, self.schema_dir, path)
         identity = document["method" if kind == "method" else "name"]

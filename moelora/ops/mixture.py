@@ -8,9 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def gated_wide_lora(
-    base: Tensor, x: Tensor, a: Tensor, b: Tensor, weights: Tensor | None, scaling: float
-) -> Tensor:
+def gated_wide_lora(base: Tensor, x: Tensor, a: Tensor, b: Tensor, weights: Tensor | None, scaling: float) -> Tensor:
     """Add the weighted sum of E LoRA increments to a frozen layer's output.
 
     Two matrix products whatever E is: ``base + s * ((x a^T) * repeat(weights, R)) b^T``. Experts that a

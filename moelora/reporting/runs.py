@@ -132,7 +132,7 @@ class Suite:
         items = {
             (row.id, row.scored_task): _items_of(row)
             for row in main.itertuples(index=False)
-            if row.item_correct is not None
+            if np.ndim(row.item_correct) == 1  # None or NaN where there are no items
         }
         runs = []
         for record_id, text in frame.drop_duplicates("id")[["id", "record"]].itertuples(index=False):

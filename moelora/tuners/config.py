@@ -181,9 +181,7 @@ class MixLoraConfig(MoeloraConfig):
         _check_count("experts_per_token", self.experts_per_token, 1)
         _check_choice("feed_forward_layout", self.feed_forward_layout, FEED_FORWARD_LAYOUTS)
         if self.experts_per_token > self.num_experts:
-            raise ConfigError(
-                f"experts_per_token is {self.experts_per_token} but num_experts is {self.num_experts}"
-            )
+            raise ConfigError(f"experts_per_token is {self.experts_per_token} but num_experts is {self.num_experts}")
         if not self.feed_forward_modules:
             raise ConfigError("feed_forward_modules is empty; name the feed-forward blocks, e.g. ['mlp']")
         if (self.feed_forward_layout == "two_matrix") != bool(self.output_modules):

@@ -43,13 +43,11 @@ class MoeloraLayer(BaseTunerLayer):
         self.experts[adapter] = experts
         self.experts_per_token[adapter] = min(config.experts_per_token, experts)
         self.balance[adapter] = balance
-        self.moelora_dropout[adapter] = (
-            nn.Dropout(config.dropout) if config.dropout else nn.Identity()
-        ).train(self.training)
+        self.moelora_dropout[adapter] = (nn.Dropout(config.dropout) if config.dropout else nn.Identity()).train(
+            self.training
+        )
 
-    def _add_factors(
-        self, a: nn.ParameterDict, b: nn.ParameterDict, adapter: str, inner: int, outer: int
-    ) -> None:
+    def _add_factors(self, a: nn.ParameterDict, b: nn.ParameterDict, adapter: str, inner: int, outer: int) -> None:
         """Add the stacked factors of an adapter's experts: a kaiming-uniform (sqrt 5), b zero."""
         width = self.experts[adapter] * self.r[adapter]
         first = torch.empty(width, inner)
@@ -70,9 +68,7 @@ class MoeloraLayer(BaseTunerLayer):
     def _route(self, x: Tensor, adapter: str, weight: Tensor, router: str) -> RouterOutput:
         """Route the tokens of x, (..., D), and tell the model's context."""
         output = route(x, weight, router, self.experts_per_token[adapter])
-        self.routing_context.report(
-            self.module_name, adapter, output, x.shape, self.training, self.balance[adapter]
-        )
+        self.routing_context.report(self.module_name, adapter, output, x.shape, self.training, self.balance[adapter])
         return output
 
     def is_routed(self, adapter: str) -> bool:

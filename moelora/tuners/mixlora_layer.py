@@ -82,9 +82,7 @@ class MixLoraLayer(nn.Module, MoeloraLayer):
         return Assignment(routed.chosen, routed.slot_weights, experts)
 
     def _factors(self, role: str, adapter: str) -> LowRank:
-        return LowRank(
-            getattr(self, f"moelora_{role}_A")[adapter], getattr(self, f"moelora_{role}_B")[adapter]
-        )
+        return LowRank(getattr(self, f"moelora_{role}_A")[adapter], getattr(self, f"moelora_{role}_B")[adapter])
 
     def _dropped(self, x: Tensor, adapter: str, dtype: torch.dtype) -> Tensor:
         return self.moelora_dropout[adapter](self._cast_input_dtype(x, dtype)).flatten(0, -2)
@@ -110,9 +108,7 @@ class MixLoraFeedForward(MixLoraLayer):
         "moelora_down_A", "moelora_down_B", "moelora_router",
     )  # fmt: skip
 
-    def __init__(
-        self, base_layer: nn.Module, module_name: str, context: RoutingContext, names: dict[str, str]
-    ):
+    def __init__(self, base_layer: nn.Module, module_name: str, context: RoutingContext, names: dict[str, str]):
         super().__init__(base_layer, module_name, context)
         self.names = names
         self.linear_name = names["down"]
@@ -158,9 +154,7 @@ class MixLoraInner(MixLoraLayer):
 
     adapter_layer_names = ("moelora_inner_A", "moelora_inner_B", "moelora_outer_A", "moelora_router")
 
-    def __init__(
-        self, base_layer: nn.Module, module_name: str, context: RoutingContext, names: dict[str, str]
-    ):
+    def __init__(self, base_layer: nn.Module, module_name: str, context: RoutingContext, names: dict[str, str]):
         super().__init__(base_layer, module_name, context)
         self.names = names
         self.linear_name = names["inner"]

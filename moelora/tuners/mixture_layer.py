@@ -94,9 +94,7 @@ class MixtureLinear(nn.Module, MoeloraLayer):
             weight = self.get_base_weight()
             merged = weight + delta.to(weight.dtype)
             if safe_merge and not torch.isfinite(merged).all():
-                raise ValueError(
-                    f"merging adapter {name!r} into {self.module_name} gives weights that are not finite"
-                )
+                raise ValueError(f"merging adapter {name!r} into {self.module_name} gives weights that are not finite")
             self.set_base_weight(merged)
             self.merged_adapters.append(name)
 

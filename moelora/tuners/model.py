@@ -52,9 +52,7 @@ class MoeloraModel(BaseTuner):
     def _resolve_targets(self, config: Any, modules: dict[str, nn.Module], model_config: dict) -> None:
         raise NotImplementedError
 
-    def _replace_module(
-        self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module
-    ) -> None:
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # PEFT's version copies ``weight`` from one to the other, which a feed-forward block does not
         # have. Our layers move their own parameters to the base layer's device.
         setattr(parent, child_name, new_module)
@@ -148,16 +146,13 @@ class MixtureModel(MoeloraModel):
             return peft_config.experts_of(key) > 0
         return BaseTuner._check_target_module_exists(peft_config, key)
 
-    def _resolve_targets(
-        self, config: MixtureConfig, modules: dict[str, nn.Module], model_config: dict
-    ) -> None:
+    def _resolve_targets(self, config: MixtureConfig, modules: dict[str, nn.Module], model_config: dict) -> None:
         if isinstance(config.experts, dict):
             self._resolve_counts(config, modules)
             return
         if not config.target_modules:
             raise TargetModulesError(
-                "target_modules is empty; name linear modules or give counts in experts; "
-                f"{targets.describe(modules)}"
+                f"target_modules is empty; name linear modules or give counts in experts; {targets.describe(modules)}"
             )
         targets.resolve("target_modules", config.target_modules, modules, config, linear=True)
 
@@ -191,9 +186,7 @@ class MixtureModel(MoeloraModel):
         parameter_name: str | None = None,
     ) -> None:
         experts = peft_config.experts_of(current_key)
-        balance = Balance(
-            peft_config.balance_loss, peft_config.balance_coefficient, peft_config.balance_scope
-        )
+        balance = Balance(peft_config.balance_loss, peft_config.balance_coefficient, peft_config.balance_scope)
         self._add_linear(
             peft_config,
             adapter_name,
@@ -216,15 +209,11 @@ class MixLoraModel(MoeloraModel):
             return True
         return bool(peft_config.target_modules) and BaseTuner._check_target_module_exists(peft_config, key)
 
-    def _resolve_targets(
-        self, config: MixLoraConfig, modules: dict[str, nn.Module], model_config: dict
-    ) -> None:
+    def _resolve_targets(self, config: MixLoraConfig, modules: dict[str, nn.Module], model_config: dict) -> None:
         linears = []
         if config.target_modules:
             linears = targets.resolve("target_modules", config.target_modules, modules, config, linear=True)
-        blocks = targets.resolve(
-            "feed_forward_modules", config.feed_forward_modules, modules, config, linear=False
-        )
+        blocks = targets.resolve("feed_forward_modules", config.feed_forward_modules, modules, config, linear=False)
         for name in blocks:
             self._check_block(config, name, modules[name])
         outputs = []

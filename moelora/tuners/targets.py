@@ -46,9 +46,7 @@ def is_saved_in_full(modules_to_save: Iterable[str] | None, name: str) -> bool:
     return any(f".{saved}." in parts for saved in modules_to_save or ())
 
 
-def resolve(
-    what: str, patterns: list[str] | str, modules: dict[str, nn.Module], config, linear: bool
-) -> list[str]:
+def resolve(what: str, patterns: list[str] | str, modules: dict[str, nn.Module], config, linear: bool) -> list[str]:
     """Return the full names that ``patterns`` mean, sorted; every single pattern must match something.
 
     Args:
@@ -115,6 +113,4 @@ def check_not_nested(names: Iterable[str]) -> None:
         for end in range(1, len(parts)):
             outer = ".".join(parts[:end])
             if outer in names:
-                raise TargetModulesError(
-                    f"both {outer!r} and {name!r} inside it are targets; keep one of the two"
-                )
+                raise TargetModulesError(f"both {outer!r} and {name!r} inside it are targets; keep one of the two")

@@ -45,9 +45,7 @@ class BalanceTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """Return the task loss plus the balance loss of this micro-batch."""
-        loss, outputs = super().compute_loss(
-            model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch
-        )
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
         balance = balance_loss(model) if model.training else None
         self.last_balance_loss = None if balance is None else balance.detach()
         if balance is not None:

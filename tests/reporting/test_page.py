@@ -90,7 +90,7 @@ def test_a_record_that_disagrees_with_its_items_is_said(tiny_suite):
 
 def test_text_from_records_can_not_become_markup(tiny_suite, tmp_path):
     frame, _costs, document, _root = tiny_suite
-    frame = frame.copy()
+    frame = frame[(frame["model"] == "tiny-decoder") & (frame["task"] == "two_step")].copy()
     frame["record"] = frame["record"].str.replace("loss is NaN at step 40", "<script>alert(1)</script>")
     command.write_report(frame, [], tmp_path, document)
     text = (tmp_path / "index.html").read_text(encoding="utf-8")

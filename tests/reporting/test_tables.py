@@ -46,7 +46,16 @@ def test_the_headline_table_in_markdown(panel):
 
 
 EXPECTED = """
-PLACEHOLDER
+### M, one adapter per task
+
+| Variant | Trainable<br>parameters | Published settings<br>MRPC<br>accuracy | Tuned equally<br>MRPC<br>accuracy |
+|---|---:|---:|---:|
+| Majority class | 0 | 66.5 [59.5, 73.0] | 66.5 [59.5, 73.0] |
+| Base model, head only | 770 | *62.0*†° [55.5, 68.5] | *55.0*† [48.5, 62.0] |
+| LoRA | 40.0 k | *66.5*†° [59.5, 73.0] | 81.8 [76.9, 86.2] |
+| MixLoRA | 167 k | *66.5*†° [59.5, 73.0] | **93.7** [89.6, 97.7] |
+| ↳ LoRA as large as MixLoRA (r 33) | 166 k | *66.5*†° [59.5, 73.0] | **93.8** [89.5, 97.8] |
+| DoRA | 42.3 k | *diverged* | *80.5*† [74.5, 86.0] 1 of 2 out of memory |
 """
 
 

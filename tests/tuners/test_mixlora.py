@@ -119,9 +119,7 @@ def test_one_expert_is_lora_on_all_matrices(kind):
         target = name
         for role, part in names.items():
             for factor in "AB":
-                target = target.replace(
-                    f"moelora_{role}_{factor}.default", f"{part}.lora_{factor}.default.weight"
-                )
+                target = target.replace(f"moelora_{role}_{factor}.default", f"{part}.lora_{factor}.default.weight")
         for factor in "AB":
             target = target.replace(f"moelora_{factor}.default", f"lora_{factor}.default.weight")
         for doubled in ("mlp.mlp", "intermediate.intermediate", "output.dense.output.dense"):

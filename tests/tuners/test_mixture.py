@@ -87,9 +87,7 @@ def counts() -> dict[str, int]:
 
 
 def test_counts_per_module_and_their_round_trip(tmp_path):
-    model = make_model(
-        "llama", "mixture", experts=counts(), target_modules=None, moved=True, experts_per_token=2
-    )
+    model = make_model("llama", "mixture", experts=counts(), target_modules=None, moved=True, experts_per_token=2)
     layers = mixture_layers(model)
     assert {name: layer.experts["default"] for name, layer in layers.items()} == {
         name: count for name, count in counts().items() if count

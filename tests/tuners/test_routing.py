@@ -113,9 +113,7 @@ def test_generation_works(method):
 @pytest.mark.parametrize("name", sorted(set(BALANCE_LOSSES) - {"switch_slots"}))
 @pytest.mark.parametrize("scope", ["module", "layer", "model"])
 def test_balance_loss_is_the_stated_sum(kind, name, scope):
-    model = make_model(
-        kind, "mixture", moved=True, balance_loss=name, balance_coefficient=0.25, balance_scope=scope
-    )
+    model = make_model(kind, "mixture", moved=True, balance_loss=name, balance_coefficient=0.25, balance_scope=scope)
     batch = pad(make_batch(kind), "right")
     with record_routing(model):
         model(**batch)

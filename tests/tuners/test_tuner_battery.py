@@ -20,9 +20,7 @@ def logits(model, batch) -> torch.Tensor:
 
 def test_step_zero_is_the_base_model(kind, method):
     batch = make_batch(kind)
-    assert torch.allclose(
-        logits(make_model(kind, method), batch), logits(make_base(kind), batch), atol=1e-6, rtol=1e-5
-    )
+    assert torch.allclose(logits(make_model(kind, method), batch), logits(make_base(kind), batch), atol=1e-6, rtol=1e-5)
 
 
 def test_a_moved_adapter_changes_the_output(kind, method):

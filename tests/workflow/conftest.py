@@ -16,6 +16,7 @@ class Checkout:
 
     def __init__(self, path: Path):
         self.path = path
+        path.mkdir(parents=True)
         for part in PARTS:
             source = REPOSITORY / part
             if source.is_dir():

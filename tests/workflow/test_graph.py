@@ -92,7 +92,7 @@ def test_key_given_twice_is_refused(checkout):
 
 def test_unknown_suite_names_the_nearest(checkout):
     output = checkout.snakemake("-n", "--config", "suite=glue-minilmm", check=False)
-    assert "glue-minilmm.yaml does not exist; did you mean 'glue-minilm'?" in output
+    assert "unknown suite 'glue-minilmm'; did you mean 'glue-minilm'?" in output
 
 
 def test_thousand_runs_make_a_thousand_jobs(checkout):

@@ -3,10 +3,11 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
 
+REPOSITORY = Path(__file__).parents[2]
 # Explained at the top of the Snakefile.
 EXCEPTIONS = {"Specify a conda environment or container for each rule."}
 

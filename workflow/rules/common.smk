@@ -4,29 +4,37 @@ import os
 import shlex
 import shutil
 from functools import lru_cache
-from pathlib import Path
 
+import yaml
 from snakemake.exceptions import WorkflowError
 
-from moelora.config import ConfigDir, load_yaml
+from moelora.config import load_yaml
 from moelora.errors import MoeloraError
 from moelora.fingerprint import fingerprint, method_fingerprint, variant_fingerprint
 from moelora.plans import expand, layout
 
 # The interpreter that runs Snakemake runs the commands too: no environment needs to be activated.
 shell.prefix(f'PATH={shlex.quote(os.path.dirname(sys.executable))}:"$PATH"; ')
-CONFIG_DIR = ConfigDir(Path(os.path.relpath(f"{workflow.basedir}/workflow/config")))
+
+
+def read_words(value):
+    """Return a value of ``--config`` as YAML means it: Snakemake leaves what stands inside lists and mappings as text."""
+    if isinstance(value, dict):
+        return {key: read_words(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [read_words(inner) for inner in value]
+    return yaml.safe_load(value) if isinstance(value, str) else value
 
 
 def load_expansion():
     """Return the expanded suite; what cannot be meant ends Snakemake with one message instead of a traceback."""
     files = [str(path) for path in workflow.configfiles]
-    suite = {key: value for key, value in config.items() if key != "suite"}
+    given = {key: read_words(config[key]) for key in workflow.config_settings.config}
+    suite = {key: value for key, value in {**config, **given}.items() if key != "suite"}
     try:
         for path in files:
-            load_yaml(
-                path
-            )  # refuses a key given twice, which Snakemake's own loader does not
+            # Snakemake's own loader would keep the last of two equal keys, silently.
+            load_yaml(path)
         return expand(
             suite, CONFIG_DIR, source=", ".join(os.path.relpath(path) for path in files)
         )
@@ -147,7 +155,7 @@ def get_command_fingerprint(*modules):
 
 def get_model_file(wildcards):
     """Return the file that describes a model."""
-    return str(CONFIG_DIR.file("model", wildcards.model))
+    return os.path.relpath(CONFIG_DIR.file("model", wildcards.model))
 
 
 def get_sensitivity_plan(wildcards):

@@ -1,9 +1,12 @@
 """Texts that the base models are trained on: the language and the facts, and a little of the form of questions.
 
-A document is a list of one to seven sentences. ``stories`` is what both models read; ``questions`` is what the decoder reads
-besides, so that it has seen what a question and its answer look like. Questions are built like those of the two easiest
-tasks, from the lexical combinations of their train split only, and a story is never built like a task's item: no
+A document is a list of one to six sentences. Both models read the same kinds of story, each in its own proportions; the
+decoder reads questions besides, so that it has seen what a question and its answer look like. Questions are built like
+those of two tasks, from the lexical combinations of their train splits only, and no story is built like an item: no
 item of a test split occurs here (tested).
+
+Small models learn in a minute only what is said densely. So a story says again, in another order, nearly all that
+it has said: every word that can be found by looking back is a lesson in looking back.
 """
 
 import random
@@ -29,99 +32,74 @@ from moelora.tasks.builtin.lexicon import (
     kinds,
 )
 
-STORIES, QUESTIONS = 16000, 2000
 KINDS = [(thing, kind) for kind, things in kinds().items() for thing in things]
 
 
 def kind_story(rng: random.Random) -> list[str]:
-    """Say what kind of thing something is."""
-    thing, kind = rng.choice(KINDS)
-    form = rng.choice(("{0} is {1}", "every {2} is {1}", "what is called {2} is {1}", "{0} is a kind of {3}"))
-    return [sentence(form.format(with_article(thing), with_article(kind), thing, kind))]
+    """Say what kind of thing two things are."""
+    said = []
+    for thing, kind in rng.sample(KINDS, 2):
+        form = rng.choice(("{0} is {1}", "every {2} is {1}", "what is called {2} is {1}", "{0} is a kind of {3}"))
+        said.append(sentence(form.format(with_article(thing), with_article(kind), thing, kind)))
+    return said
 
 
 def size_story(rng: random.Random) -> list[str]:
-    """Compare the sizes of animals."""
+    """Compare the sizes of three animals."""
     while True:
-        animals = sorted(rng.sample(sorted(ANIMALS), 3), key=lambda animal: ANIMALS[animal][1])
-        if len({ANIMALS[animal][1] for animal in animals}) == 3:
+        small, middle, large = sorted(rng.sample(sorted(ANIMALS), 3), key=lambda animal: ANIMALS[animal][1])
+        if len({ANIMALS[animal][1] for animal in (small, middle, large)}) == 3:
             break
-    small, middle, large = animals
-    ends = rng.choice(
+    larger, smaller = rng.choice(((large, middle), (middle, small), (large, small)))
+    first, second, third = (with_article(animal) for animal in rng.sample((small, middle, large), 3))
+    everyone = f"of {first}, {second} and {third}"
+    return rng.choice(
         (
-            f"of {_either(animals, rng)} the largest is the {large}",
-            f"of {_either(animals, rng)} the smallest is the {small}",
+            [sentence(f"{with_article(larger)} is larger than {with_article(smaller)}")],
+            [sentence(f"{with_article(smaller)} is smaller than {with_article(larger)}")],
+            [sentence(f"{everyone} the largest is the {large}")],
+            [sentence(f"{everyone} the smallest is the {small}")],
         )
     )
-    return [rng.choice((sentence(f"{with_article(large)} is larger than {with_article(rng.choice((small, middle)))}"),
-                        sentence(f"{with_article(small)} is smaller than {with_article(rng.choice((middle, large)))}"),
-                        sentence(ends)))]
-
-
-def _either(animals: list[str], rng: random.Random) -> str:
-    first, second, third = (with_article(animal) for animal in rng.sample(animals, 3))
-    return f"{first}, {second} and {third}"
 
 
 def opposite_story(rng: random.Random) -> list[str]:
-    """Use two antonyms together."""
-    one, other = rng.sample(rng.choice(ANTONYMS), 2)
-    thing = rng.choice((*OBJECTS, *MEALS))
-    return rng.choice(
-        (
-            [sentence(f"the {thing} is not {one}"), sentence(f"it is {other}")],
-            [sentence(f"the {thing} is {one} and not {other}")],
-            [sentence(f"{one} is the opposite of {other}")],
-            [sentence(f"the {thing} is very {one}"), sentence(f"it is really {one}")],
+    """Say of two things what they are not, and what they are instead."""
+    said = []
+    for pair in rng.sample(ANTONYMS, 2):
+        one, other = rng.sample(pair, 2)
+        thing = rng.choice((*OBJECTS, *MEALS))
+        form = rng.choice(
+            ("the {0} is not {1} but {2}", "the {0} is {1} and not {2}", "{1} is the opposite of {2}", "the {0} is very {1}, really {1}")
         )
-    )
+        said.append(sentence(form.format(thing, one, other)))
+    return said
 
 
-def possession_story(rng: random.Random) -> list[str]:
-    """Give two people coloured things and say one of the colours again."""
-    things, hues = rng.sample(OBJECTS, 3), rng.sample(COLOURS, 3)
-    people = rng.sample(NAMES, 2)
-    said = [with_article(f"{hue} {thing}") for thing, hue in zip(things, hues, strict=True)]
-    owners = (people[0], people[0], people[1])
-    again = []
-    for index in rng.sample(range(3), 3):
-        form = rng.choice(("the {0} is {1}", "the {0} of {2} is {1}", "{2} has the {1} {0}"))
-        again.append(sentence(form.format(things[index], hues[index], owners[index])))
-    return [sentence(f"{people[0]} has {said[0]} and {said[1]}"), sentence(f"{people[1]} has {said[2]}"), *again]
-
-
-def rhyme_story(rng: random.Random) -> list[str]:
-    """Recite pairs of words and recite them again in another order, as nursery rhymes do.
-
-    Nothing in the second verse but the first word of a pair can be guessed without looking back, so this is what teaches small
-    models to look back at all.
-    """
-    count = rng.randrange(3, 6)
-    first, second = rng.sample(
-        (
-            rng.sample(NAMES, count),
-            rng.sample(OBJECTS, count),
-            rng.sample(PLACES, count),
-            [rng.choice(COLOURS) for _ in range(count)],
-            rng.sample(sorted(ANIMALS), count),
-            [rng.choice(rng.choice(ANTONYMS)) for _ in range(count)],
-        ),
-        2,
-    )
-    pairs = [f"{one} {other}" for one, other in zip(first, second, strict=True)]
-    return [sentence(", ".join(pairs)), sentence(", ".join(rng.sample(pairs, count)))]
+def inventory_story(rng: random.Random) -> list[str]:
+    """List coloured things and say their colours again in another order."""
+    count = rng.randrange(2, 5)
+    pairs = [(thing, rng.choice(COLOURS)) for thing in rng.sample(OBJECTS, count)]
+    shown = [with_article(f"{hue} {thing}") for thing, hue in pairs]
+    again = [f"the {thing} is {hue}" for thing, hue in rng.sample(pairs, count)]
+    if count > 2 and rng.random() < 0.5:
+        first, second = rng.sample(NAMES, 2)
+        opening = [f"{first} has {_listed(shown[:-1])}", f"{second} has {shown[-1]}"]
+    else:
+        opening = [f"here are {_listed(shown)}"]
+    return [sentence(said) for said in (*opening, _listed(again))]
 
 
 def journey_story(rng: random.Random) -> list[str]:
-    """Let two people carry things to places and say where one person or thing is."""
-    things, places, people = rng.sample(OBJECTS, 2), rng.sample(PLACES, 2), rng.sample(NAMES, 2)
+    """Let people carry things to places and say where everyone and everything is."""
+    count = rng.randrange(1, 3)
+    things, places, people = rng.sample(OBJECTS, count), rng.sample(PLACES, count), rng.sample(NAMES, count)
     takes = [f"{person} took the {thing}" for person, thing in zip(people, things, strict=True)]
     goes = [f"{person} went to the {place}" for person, place in zip(people, places, strict=True)]
-    rng.shuffle(takes)
-    rng.shuffle(goes)
     ends = [f"{person} is in the {place}" for person, place in zip(people, places, strict=True)]
-    ends += [f"the {thing} is in the {place}" for thing, place in zip(things, places, strict=True)]
-    return [sentence(said) for said in (*takes, *goes, *rng.sample(ends, 3))]
+    found = [f"the {thing} is in the {place}" for thing, place in zip(things, places, strict=True)]
+    parts = [rng.sample(part, count) for part in (takes, goes, ends, found)]
+    return [sentence(said) for said in (*parts[0], *parts[1], _listed(parts[2]), _listed(parts[3]))]
 
 
 def age_story(rng: random.Random) -> list[str]:
@@ -129,15 +107,15 @@ def age_story(rng: random.Random) -> list[str]:
     old, middle, young = rng.sample(NAMES, 3)
     said = [decoder_tasks.compare_ages(old, middle, rng), decoder_tasks.compare_ages(middle, young, rng)]
     rng.shuffle(said)
-    ends = (f"{old} is the oldest", f"{young} is the youngest", f"{old} is older than {young}")
-    return [*said, *(sentence(end) for end in rng.sample(ends, 2))]
+    ends = [f"{old} is the oldest", f"{young} is the youngest"]
+    return [*said, sentence(_listed(rng.sample(ends, 2)))]
 
 
 def event_story(rng: random.Random) -> list[str]:
     """Tell an event, most often twice in other words."""
     event = scene(rng)
     first = tell(event, rng, passive=rng.random() < 0.3, synonyms=rng.random() < 0.3, short=rng.random() < 0.5)
-    if rng.random() < 0.2:
+    if rng.random() < 0.1:
         return [first]
     return [first, tell(event, rng, passive=rng.random() < 0.5, synonyms=rng.random() < 0.5, short=rng.random() < 0.5)]
 
@@ -152,39 +130,76 @@ def opinion_story(rng: random.Random) -> list[str]:
     positive, negated = rng.random() < 0.5, rng.random() < 0.3
     noun = rng.choice((*MEALS, *ROOMS, *SHOWS))
     said = sentence(opinion(noun, rng.choice(PRAISE if positive != negated else BLAME), negated, rng))
-    name, place = rng.choice(NAMES), rng.choice(PLACES)
-    ends = (f"{name} was happy", f"{name} liked it") if positive else (f"{name} was sad", f"{name} hated it")
-    aside = (f"in the {rng.choice(VILLAGES)} {place} there is a parade", f"for the {rng.choice(GUIDES)} guide: {name} was there")
-    return [said, sentence(rng.choice(ends))] if rng.random() < 0.9 else [sentence(rng.choice(aside)), said]
+    name = rng.choice(NAMES)
+    if rng.random() < 0.1:
+        return [sentence(f"for the {rng.choice(GUIDES)} guide: {name} was there"), said]
+    return [said, sentence(rng.choice((f"{name} was happy", f"{name} liked it") if positive else (f"{name} was sad", f"{name} hated it")))]
 
 
-# Story -> how often it is told.
-SHARES: dict[Callable[[random.Random], list[str]], int] = {
-    kind_story: 3,
-    size_story: 4,
-    opposite_story: 2,
-    possession_story: 3,
-    journey_story: 4,
-    rhyme_story: 6,
-    age_story: 3,
-    event_story: 4,
-    habit_story: 3,
-    opinion_story: 4,
-}
+def parade_story(rng: random.Random) -> list[str]:
+    """Name a village and its animals without saying anything of their order."""
+    animals = [with_article(animal) for animal in rng.sample(sorted(ANIMALS), rng.randrange(1, 4))]
+    verb = "walk" if len(animals) > 1 else "walks"
+    return [sentence(f"in the village of {rng.choice(VILLAGES)} {_listed(animals)} {verb} in a parade")]
 
 
-def stories(seed: int, count: int = STORIES) -> Iterator[list[str]]:
-    """Yield documents for both models."""
-    rng = derive(seed, "corpus", "stories")
-    for _ in range(count):
-        story = rng.choices(list(SHARES), weights=list(SHARES.values()))[0]
-        yield story(rng)
-
-
-def questions(seed: int, count: int = QUESTIONS) -> Iterator[list[str]]:
-    """Yield questions with their answers for the decoder, from what train splits may hold."""
-    rng = derive(seed, "corpus", "questions")
+def question_story(seed: int, rng: random.Random) -> Iterator[list[str]]:
+    """Yield questions with their answers, from what train splits may hold."""
     drafts = [task(seed, "train", rng) for task in (decoder_tasks.category, decoder_tasks.colour)]
-    for index in range(count):
-        prompt, answer, _ = next(drafts[index % len(drafts)])
+    while True:
+        prompt, answer, _ = next(rng.choice(drafts))
         yield [f"{prompt} {answer}."]
+
+
+Story = Callable[[random.Random], list[str]]
+# Documents of a model's corpus and how often each kind of story comes.
+CORPORA: dict[str, tuple[int, dict[Story, int]]] = {
+    "decoder": (
+        20000,
+        {
+            inventory_story: 8,
+            journey_story: 8,
+            age_story: 5,
+            size_story: 3,
+            kind_story: 2,
+            opposite_story: 3,
+            event_story: 1,
+            habit_story: 1,
+            opinion_story: 1,
+            parade_story: 1,
+        },
+    ),
+    "encoder": (
+        20000,
+        {
+            event_story: 10,
+            opinion_story: 5,
+            habit_story: 3,
+            inventory_story: 2,
+            opposite_story: 1,
+        },
+    ),
+}
+QUESTION_SHARE = 0.06
+
+
+def documents(model: str, seed: int) -> Iterator[list[str]]:
+    """Yield the documents of a model's corpus.
+
+    Args:
+        model: ``decoder`` or ``encoder``.
+        seed: Seed of the data.
+    """
+    count, shares = CORPORA[model]
+    rng = derive(seed, "corpus", model)
+    questions = question_story(seed, derive(seed, "corpus", model, "questions"))
+    for _ in range(count):
+        if model == "decoder" and rng.random() < QUESTION_SHARE:
+            yield next(questions)
+        else:
+            yield rng.choices(list(shares), weights=list(shares.values()))[0](rng)
+
+
+def _listed(parts: list[str]) -> str:
+    """Join parts with commas and a last "and"."""
+    return " and ".join(part for part in (", ".join(parts[:-1]), parts[-1]) if part)

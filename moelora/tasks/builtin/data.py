@@ -37,7 +37,7 @@ def write_data(out_dir: Path, seed: int) -> None:
     """Write tasks and corpus as JSON lines, and the decoder tasks as lm-eval YAML.
 
     Layout: ``decoder/<task>/{train,test}.jsonl``, ``lm_eval/moelora_<task>.yaml``, ``encoder/<task>/{train,test}.jsonl`` and
-    ``corpus/{stories,questions}.jsonl``. The bytes depend on the seed alone, but for the absolute paths in
+    ``corpus/{decoder,encoder}.jsonl``. The bytes depend on the seed alone, but for the absolute paths in
     ``lm_eval/``: lm-eval reads data files relative to the working directory of the process.
 
     Args:
@@ -53,8 +53,9 @@ def write_data(out_dir: Path, seed: int) -> None:
         files = {split: json.dumps(str(out_dir / "decoder" / task / f"{split}.jsonl")) for split in ("train", "test")}
         path = out_dir / "lm_eval" / f"moelora_{task}.yaml"
         atomic_write_text(path, LM_EVAL_TASK.format(name=task, **files))
-    _write_lines(out_dir / "corpus" / "stories.jsonl", ({"sentences": text} for text in corpus.stories(seed)))
-    _write_lines(out_dir / "corpus" / "questions.jsonl", ({"sentences": text} for text in corpus.questions(seed)))
+    for model in corpus.CORPORA:
+        texts = ({"sentences": text} for text in corpus.documents(model, seed))
+        _write_lines(out_dir / "corpus" / f"{model}.jsonl", texts)
 
 
 def _write_lines(path: Path, rows: Iterable[dict]) -> None:

@@ -27,8 +27,8 @@ WIDTH, LAYERS, HEADS, MAX_LENGTH = 64, 3, 4, 64
 INITIAL_STD = 0.08
 DECODER_SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 ENCODER_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-DECODER_TRAINING = {"steps": 900, "batch_size": 64, "learning_rate": 3e-3}
-ENCODER_TRAINING = {"steps": 900, "batch_size": 64, "learning_rate": 2e-3}
+DECODER_TRAINING = {"steps": 1500, "batch_size": 32, "learning_rate": 4e-3}
+ENCODER_TRAINING = {"steps": 1500, "batch_size": 32, "learning_rate": 4e-3}
 
 
 def build_model(model_doc: dict, data_dir: Path, out_dir: Path) -> None:
@@ -60,8 +60,8 @@ def build_model(model_doc: dict, data_dir: Path, out_dir: Path) -> None:
 
 
 def build_decoder(data_dir: Path) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
-    """Train a causal language model on stories and questions."""
-    texts = [" ".join(text) for text in (*read_corpus(data_dir, "stories"), *read_corpus(data_dir, "questions"))]
+    """Train a causal language model."""
+    texts = [" ".join(text) for text in read_corpus(data_dir, "decoder")]
     words = word_tokenizer(texts, DECODER_SPECIALS, "<unk>")
     pad, start, end, unknown = DECODER_SPECIALS
     tokenizer = transformers.PreTrainedTokenizerFast(
@@ -106,7 +106,7 @@ def build_encoder(data_dir: Path) -> tuple[transformers.PreTrainedModel, transfo
 
     The second objective is what trains the pooler.
     """
-    stories = read_corpus(data_dir, "stories")
+    stories = read_corpus(data_dir, "encoder")
     words = word_tokenizer([" ".join(text) for text in stories], ENCODER_SPECIALS, "[UNK]")
     pad, unknown, start, end, mask = ENCODER_SPECIALS
     words.post_processor = processors.TemplateProcessing(
