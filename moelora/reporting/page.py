@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -77,13 +76,11 @@ def page(content: Content) -> str:
 
 
 def _facts(suite: Suite) -> list[tuple[str, str]]:
-    def number(values: Any) -> str:
-        return str(len(set(values)))
-
-    return [
-        (str(len(suite.runs)), "runs"),
-        (number(r.variant for r in suite.runs), "variants"),
-        (number(t for r in suite.runs for t in r.tasks), "tasks"),
-        (number(suite.models), "models" if len(suite.models) != 1 else "model"),
-        (number(r.seed for r in suite.runs), "seeds"),
-    ]
+    counts = {
+        "run": len(suite.runs),
+        "variant": len({r.variant for r in suite.runs}),
+        "task": len({t for r in suite.runs for t in r.tasks}),
+        "model": len(suite.models),
+        "seed": len({r.seed for r in suite.runs}),
+    }
+    return [(str(n), noun if n == 1 else f"{noun}s") for noun, n in counts.items()]

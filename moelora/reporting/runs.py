@@ -122,6 +122,8 @@ class Suite:
         self.name = str(self.document.get("name") or (self.runs[0].record["suite"] if self.runs else "empty"))
         self.title = str(self.document.get("title") or self.name)
         self.description = str(self.document.get("description") or "")
+        self._methods = {r.variant: r.method for r in self.runs}
+        self._matches = {r.variant: r.record["match"]["variant"] for r in self.runs if r.record.get("match")}
         self._variant_rank = {name: i for i, name in enumerate(self._variant_order())}
         self._task_rank = {name: i for i, name in enumerate(self._task_order())}
 
@@ -197,9 +199,8 @@ class Suite:
 
     @cached_property
     def _labels(self) -> dict[str, str]:
-        methods = {r.variant: r.method for r in self.runs}
         labels = {}
-        for variant, method in methods.items():
+        for variant, method in self._methods.items():
             labels[variant] = words.variant_label(variant, method)
             target = self.matched_to(variant)
             if target is not None:
@@ -207,20 +208,19 @@ class Suite:
                     {r.record["match"]["rank"] for r in self.runs if r.variant == variant and r.record.get("match")}
                 )
                 rank = f" (r {ranks[0]})" if len(ranks) == 1 else f" (r {ranks[0]} to {ranks[-1]})" if ranks else ""
-                labels[variant] = f"LoRA as large as {words.variant_label(target, methods.get(target, target))}{rank}"
+                labels[variant] = (
+                    f"LoRA as large as {words.variant_label(target, self._methods.get(target, target))}{rank}"
+                )
         return labels
 
     def method(self, variant: str) -> str:
         """Return the method a variant belongs to."""
-        return next(r.method for r in self.runs if r.variant == variant)
+        return self._methods[variant]
 
     def matched_to(self, variant: str) -> str | None:
         """Return the mixture that a matched LoRA stands beside, or None."""
-        for run in self.runs:
-            if run.variant == variant and run.record.get("match"):
-                return str(run.record["match"]["variant"])
-        prefix = "lora-match-"
-        return variant.removeprefix(prefix) if variant.startswith(prefix) else None
+        prefix = "lora-match-"  # a run that failed before it was matched has nothing but its name
+        return self._matches.get(variant) or (variant.removeprefix(prefix) if variant.startswith(prefix) else None)
 
     def _variant_order(self) -> list[str]:
         declared = [str(v) for v in self.document.get("variants") or []]

@@ -100,7 +100,9 @@ def _winner(panel: Panel, regime: str) -> list[str]:
 def _matched(panel: Panel) -> list[str]:
     lines = []
     for regime, _indexes in panel.regimes:
-        index = panel.summary_column(regime)
+        index, chance = panel.summary_column(regime), []
+        regime_words = words.regime_label(regime).lower() if len(panel.regimes) > 1 else ""
+        where = ", ".join(x for x in (panel.model, panel.mixture or "", regime_words) if x)
         for variant in panel.variants:
             mixture = panel.suite.matched_to(variant)
             if mixture is None or (mixture, index) not in panel.cells:
@@ -108,13 +110,17 @@ def _matched(panel: Panel) -> list[str]:
             mine, control = panel.cells[mixture, index], panel.cells[variant, index]
             if not (mine.scores and control.scores):
                 continue
+            if mine.within_chance and control.within_chance:
+                chance.append(panel.suite.label(mixture))
+                continue
             d = difference(mine, control)
             verdict = "higher" if d.low > 0 else "lower" if d.high < 0 else "not distinguishable"
-            place = [panel.model, panel.mixture or "", words.regime_label(regime) if len(panel.regimes) > 1 else ""]
             lines.append(
-                f"{panel.suite.label(mixture)} ({', '.join(p for p in place if p)}): {signed(d.mean)} points "
+                f"{panel.suite.label(mixture)} ({where}): {signed(d.mean)} points "
                 f"[{signed(d.low)}, {signed(d.high)}], {verdict}."
             )
+        if chance:
+            lines.append(f"{words.listing(chance)} ({where}): within chance, as is the control.")
     return lines
 
 

@@ -115,9 +115,7 @@ def make_run(
     experts = {
         f"encoder.layer.{n}.{k}": 1 + (n + i) % 4
         for n in range(layers)
-        for i, k in enumerate(
-            ("attention.self.query", "attention.output.dense", "intermediate.dense", "output.dense")
-        )
+        for i, k in enumerate(("attention.self.query", "attention.output.dense", "intermediate.dense", "output.dense"))
     }
     record = {
         "schema": 1, "id": run_id, "status": status, "reason": reason, "suite": suite, "model": model_name,

@@ -78,7 +78,7 @@ def opposite_story(rng: random.Random) -> list[str]:
 
 def inventory_story(rng: random.Random) -> list[str]:
     """List coloured things and say their colours again in another order."""
-    count = rng.randrange(2, 5)
+    count = rng.randrange(2, 6)
     pairs = [(thing, rng.choice(COLOURS)) for thing in rng.sample(OBJECTS, count)]
     shown = [with_article(f"{hue} {thing}") for thing, hue in pairs]
     again = [f"the {thing} is {hue}" for thing, hue in rng.sample(pairs, count)]
@@ -107,7 +107,7 @@ def age_story(rng: random.Random) -> list[str]:
     old, middle, young = rng.sample(NAMES, 3)
     said = [decoder_tasks.compare_ages(old, middle, rng), decoder_tasks.compare_ages(middle, young, rng)]
     rng.shuffle(said)
-    ends = [f"{old} is the oldest", f"{young} is the youngest"]
+    ends = [f"the oldest is {old}", f"the youngest is {young}"]
     return [*said, sentence(_listed(rng.sample(ends, 2)))]
 
 
@@ -152,52 +152,52 @@ def question_story(seed: int, rng: random.Random) -> Iterator[list[str]]:
 
 
 Story = Callable[[random.Random], list[str]]
-# Documents of a model's corpus and how often each kind of story comes.
-CORPORA: dict[str, tuple[int, dict[Story, int]]] = {
-    "decoder": (
-        20000,
-        {
-            inventory_story: 8,
-            journey_story: 8,
-            age_story: 5,
-            size_story: 3,
-            kind_story: 2,
-            opposite_story: 3,
-            event_story: 1,
-            habit_story: 1,
-            opinion_story: 1,
-            parade_story: 1,
-        },
-    ),
-    "encoder": (
-        20000,
-        {
-            event_story: 10,
-            opinion_story: 5,
-            habit_story: 3,
-            inventory_story: 2,
-            opposite_story: 1,
-        },
-    ),
+DOCUMENTS = 20000
+# The first documents of the decoder's corpus are of one kind. A decoder that starts with them has learnt to look back
+# after a third of its training; with all kinds mixed from the start it has not at the end.
+PRIMER = 8000
+# How often each kind of story comes, by model.
+SHARES: dict[str, dict[Story, int]] = {
+    "decoder": {
+        inventory_story: 6,
+        journey_story: 9,
+        age_story: 6,
+        size_story: 3,
+        kind_story: 2,
+        opposite_story: 4,
+        event_story: 1,
+        habit_story: 1,
+        opinion_story: 1,
+        parade_story: 1,
+    },
+    "encoder": {
+        event_story: 10,
+        opinion_story: 5,
+        habit_story: 3,
+        inventory_story: 2,
+        opposite_story: 1,
+    },
 }
 QUESTION_SHARE = 0.06
 
 
 def documents(model: str, seed: int) -> Iterator[list[str]]:
-    """Yield the documents of a model's corpus.
+    """Yield the documents of a model's corpus, in the order in which they are to be read.
 
     Args:
         model: ``decoder`` or ``encoder``.
         seed: Seed of the data.
     """
-    count, shares = CORPORA[model]
+    stories, weights = zip(*SHARES[model].items(), strict=True)
     rng = derive(seed, "corpus", model)
     questions = question_story(seed, derive(seed, "corpus", model, "questions"))
-    for _ in range(count):
-        if model == "decoder" and rng.random() < QUESTION_SHARE:
+    for index in range(DOCUMENTS):
+        if model == "decoder" and index < PRIMER:
+            yield inventory_story(rng)
+        elif model == "decoder" and rng.random() < QUESTION_SHARE:
             yield next(questions)
         else:
-            yield rng.choices(list(shares), weights=list(shares.values()))[0](rng)
+            yield rng.choices(stories, weights=weights)[0](rng)
 
 
 def _listed(parts: list[str]) -> str:

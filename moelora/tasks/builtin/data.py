@@ -53,7 +53,7 @@ def write_data(out_dir: Path, seed: int) -> None:
         files = {split: json.dumps(str(out_dir / "decoder" / task / f"{split}.jsonl")) for split in ("train", "test")}
         path = out_dir / "lm_eval" / f"moelora_{task}.yaml"
         atomic_write_text(path, LM_EVAL_TASK.format(name=task, **files))
-    for model in corpus.CORPORA:
+    for model in corpus.SHARES:
         texts = ({"sentences": text} for text in corpus.documents(model, seed))
         _write_lines(out_dir / "corpus" / f"{model}.jsonl", texts)
 

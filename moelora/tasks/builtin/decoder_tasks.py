@@ -38,7 +38,7 @@ def category(seed: int, split: str, rng: random.Random) -> Iterator[Draft]:
             (f"{name} saw {with_article(thing)}", f"{name} drew {with_article(thing)}", f"here is {with_article(thing)}")
         )
         question = rng.choice((f"What kind of thing is the {thing}?", f"What is {with_article(thing)}?"))
-        yield ask(sentence(context), question), kind, others
+        yield ask(sentence(context), question, f"{with_article(thing)} is a kind of"), kind, others
 
 
 def colour(seed: int, split: str, rng: random.Random) -> Iterator[Draft]:
@@ -52,7 +52,7 @@ def colour(seed: int, split: str, rng: random.Random) -> Iterator[Draft]:
         first, second = rng.sample(NAMES, 2)
         said = [f"{with_article(its_hue)} {its_name}" for its_name, its_hue in shown]
         context = f"{first} has {said[0]} and {said[1]}. {second} has {said[2]}."
-        yield ask(context, f"What colour is the {thing}?"), hue, hues
+        yield ask(context, f"What colour is the {thing}?", f"the {thing} is"), hue, hues
 
 
 def negation(seed: int, split: str, rng: random.Random) -> Iterator[Draft]:
@@ -64,7 +64,7 @@ def negation(seed: int, split: str, rng: random.Random) -> Iterator[Draft]:
         others = [rng.choice(other) for other in rng.sample([other for other in pairs if other != pair], 2)]
         context = sentence(f"the {thing} in the {rng.choice(PLACES)} is {'not' if negated else 'very'} {said}")
         right, wrong = (opposite, said) if negated else (said, opposite)
-        yield ask(context, f"How is the {thing}?"), right, [wrong, *others]
+        yield ask(context, f"How is the {thing}?", f"the {thing} is"), right, [wrong, *others]
 
 
 def whereabouts(seed: int, split: str, rng: random.Random) -> Iterator[Draft]:
@@ -78,7 +78,7 @@ def whereabouts(seed: int, split: str, rng: random.Random) -> Iterator[Draft]:
         goes = [f"{first} went to the {place}.", f"{second} went to the {places[0]}."]
         rng.shuffle(takes)
         rng.shuffle(goes)
-        yield ask(" ".join([*takes, *goes]), f"Where is the {thing}?"), place, places
+        yield ask(" ".join([*takes, *goes]), f"Where is the {thing}?", f"the {thing} is in the"), place, places
 
 
 def seniority(seed: int, split: str, rng: random.Random) -> Iterator[Draft]:
@@ -89,7 +89,8 @@ def seniority(seed: int, split: str, rng: random.Random) -> Iterator[Draft]:
         rng.shuffle(said)
         oldest = rng.random() < 0.5
         right, wrong = (old, young) if oldest else (young, old)
-        yield ask(" ".join(said), f"Who is the {'oldest' if oldest else 'youngest'}?"), right, [middle, wrong]
+        which = "oldest" if oldest else "youngest"
+        yield ask(" ".join(said), f"Who is the {which}?", f"the {which} is"), right, [middle, wrong]
 
 
 def compare_ages(older: str, younger: str, rng: random.Random) -> str:
@@ -118,7 +119,7 @@ def parade(seed: int, split: str) -> dict[str, list[dict]]:
             tasks[f"parade-{village.lower()}"].append(
                 {
                     "id": f"parade-{split}-{index:04d}",
-                    "question": ask(context, "Which animal goes first?"),
+                    "question": ask(context, "Which animal goes first?", "first goes the"),
                     "choices": choices,
                     "answer": choices.index(answer),
                 }

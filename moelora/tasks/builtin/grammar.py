@@ -25,9 +25,9 @@ def sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}."
 
 
-def ask(context: str, question: str) -> str:
-    """Return the prompt that asks a question after a context (which may be empty)."""
-    return f"{context} Question: {question} Answer:".strip()
+def ask(context: str, question: str, opening: str) -> str:
+    """Return the prompt that asks a question after a context and opens the answer, which one word completes."""
+    return f"{context} Question: {question} Answer: {opening[0].upper()}{opening[1:]}"
 
 
 def divide(members: Sequence, seed: int, label: str, share: float = 1 / 3) -> dict[str, list]:

@@ -5,10 +5,11 @@ machine (sums are not split differently) and so that two models can be built sid
 """
 
 import contextlib
+import itertools
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn import functional
 from moelora.errors import ConfigError, DataUnavailableError, nearest
 from moelora.files import replace_folder
 from moelora.seeds import derive_seed
+from moelora.tasks.builtin import corpus
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +29,7 @@ WIDTH, LAYERS, HEADS, MAX_LENGTH = 64, 3, 4, 64
 INITIAL_STD = 0.08
 DECODER_SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 ENCODER_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-DECODER_TRAINING = {"steps": 1500, "batch_size": 32, "learning_rate": 4e-3}
+DECODER_TRAINING = {"steps": 1800, "primer_steps": 500, "batch_size": 32, "learning_rate": 4e-3}
 ENCODER_TRAINING = {"steps": 1500, "batch_size": 32, "learning_rate": 4e-3}
 
 
@@ -97,7 +99,7 @@ def build_decoder(data_dir: Path) -> tuple[transformers.PreTrainedModel, transfo
             logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=tokenizer.pad_token_id
         )
 
-    train(model, loss, [len(row) for row in rows], **DECODER_TRAINING)
+    train(model, loss, [len(row) for row in rows], primer=corpus.PRIMER, **DECODER_TRAINING)
     return model, tokenizer
 
 
@@ -171,7 +173,15 @@ def build_encoder(data_dir: Path) -> tuple[transformers.PreTrainedModel, transfo
 
 
 def train(
-    model: torch.nn.Module, loss, lengths: list[int], *, steps: int, batch_size: int, learning_rate: float
+    model: torch.nn.Module,
+    loss: Callable[[list[int]], torch.Tensor],
+    lengths: list[int],
+    *,
+    steps: int,
+    batch_size: int,
+    learning_rate: float,
+    primer: int = 0,
+    primer_steps: int = 0,
 ) -> list[float]:
     """Train a model from scratch; return the loss of every step.
 
@@ -182,10 +192,13 @@ def train(
         steps: Optimizer steps.
         batch_size: Rows a step.
         learning_rate: Peak of a one-cycle schedule.
+        primer: How many rows, from the first, the first ``primer_steps`` steps draw from.
+        primer_steps: Steps before all rows are drawn from.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=learning_rate, total_steps=steps, pct_start=0.1)
-    batches = bucketed(lengths, batch_size)
+    primers = itertools.islice(bucketed(lengths[:primer], batch_size), primer_steps)
+    batches = itertools.chain(primers, bucketed(lengths, batch_size))
     curve = []
     model.train()
     for step in range(steps):
