@@ -162,5 +162,15 @@ def load_base_model(document: dict[str, Any], tasks: list[Task], seed: int, base
         head_parameters=sum(p.numel() for name in head for p in model.get_submodule(name).parameters()),
         total_parameters=sum(p.numel() for p in model.parameters()),
     )
-    identity = getattr(model.config, "_commit_hash", None) or ""
-    return BaseModel(model, tokenizer, shapes, head, identity)
+    return BaseModel(model, tokenizer, shapes, head, resolved_commit(str(where), source.get("revision")))
+
+
+def resolved_commit(where: str, revision: "str | None") -> str:
+    """Return the hub commit that a model id resolved to when it was loaded; empty for a local folder."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(where).is_dir():
+        return ""
+    path = try_to_load_from_cache(where, "config.json", revision=revision)
+    parts = Path(path).parts if isinstance(path, str) else ()
+    return parts[parts.index("snapshots") + 1] if "snapshots" in parts else ""

@@ -20,3 +20,39 @@ def world(tmp_path_factory):
 
     torch.set_num_threads(1)
     return write_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def hub(tmp_path_factory):
+    """Return an environment whose Hugging Face clients reach a stand-in for the hub.
+
+    MOELORA_TEST_HUB names a folder with ``serve.py``; ``shared/hub`` beside the checkout is the default.
+    """
+    import socket
+    import subprocess
+    import time
+
+    root = Path(os.environ.get("MOELORA_TEST_HUB") or Path(__file__).resolve().parents[2] / "shared" / "hub")
+    if not (root / "serve.py").is_file():
+        pytest.skip(f"no stand-in for the hub at {root}; set MOELORA_TEST_HUB to a folder with serve.py")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, root / "serve.py", "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    for _ in range(200):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.05)
+    environment = {key: value for key, value in os.environ.items() if key not in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")}
+    environment |= {
+        "HF_ENDPOINT": f"http://127.0.0.1:{port}",
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+        "HF_HOME": str(tmp_path_factory.mktemp("hf-home")),
+    }
+    yield environment
+    process.terminate()
+    process.wait()

@@ -9,9 +9,7 @@ from moelora import cli
 
 REPOSITORY = Path(__file__).parents[1]
 SUITES = REPOSITORY / "workflow" / "config" / "suites"
-VERBS = (
-    "plan data base sensitivity allocate tune train evaluate costs collect report publish new-method".split()
-)
+VERBS = "plan data base sensitivity allocate tune train evaluate costs collect report publish new-method".split()
 HEAVY = {"torch", "transformers", "peft", "datasets", "lm_eval", "pandas", "matplotlib", "snakemake", "scipy"}
 
 

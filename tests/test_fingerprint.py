@@ -49,7 +49,9 @@ def test_comment_docstring_and_layout_change_nothing(source):
     edit(page, "    return attach_config(", "    # why\n    return attach_config(")
     edit(page, '"""Wrap every', '"""Put experts around every')
     loop = source / "training" / "loop.py"
-    loop.write_text('"""Another docstring."""\n' + loop.read_text(encoding="utf-8").split('"""', 2)[2], encoding="utf-8")
+    loop.write_text(
+        '"""Another docstring."""\n' + loop.read_text(encoding="utf-8").split('"""', 2)[2], encoding="utf-8"
+    )
     assert changed(before) == set()
 
 

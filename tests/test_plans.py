@@ -127,9 +127,7 @@ def test_wrong_word(suite):
 
 def test_run_length_given_twice(suite):
     suite["training"]["max_steps"] = 10
-    assert message(suite) == (
-        "my-suite.yaml: 'training' gives epochs and max_steps; a run has one length, remove one"
-    )
+    assert message(suite) == ("my-suite.yaml: 'training' gives epochs and max_steps; a run has one length, remove one")
 
 
 def test_task_that_a_model_cannot_be_scored_on(suite):

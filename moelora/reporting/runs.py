@@ -56,7 +56,8 @@ class Score:
             key: The run's id, which names the random stream where only the interval is known.
         """
         if self.items is not None:
-            drawn = stats.resampled_metric(self.main_metric, self.items, stats.resampling_counts(len(self.items)))
+            counts = stats.resampling_counts(len(self.items), stream=zlib.crc32(self.task.encode()))
+            drawn = stats.resampled_metric(self.main_metric, self.items, counts)
             if drawn is not None:
                 return drawn
         if self.interval is None:

@@ -81,22 +81,23 @@ def pooled_spread(groups: Iterable[Sequence[float]]) -> SeedSpread | None:
 
 
 @lru_cache(maxsize=16)
-def resampling_counts(n_items: int, draws: int = DRAWS) -> np.ndarray:
+def resampling_counts(n_items: int, draws: int = DRAWS, stream: int = 0) -> np.ndarray:
     """Return how often each item occurs in each resample, shape (B, n_items), float64.
 
-    The counts depend on nothing but their shape. Two variants that were scored on the same items are
+    The counts depend on nothing but the arguments. Two variants that were scored on the same items are
     therefore resampled together, and their differences are paired.
 
     Args:
         n_items: Items of the test set.
         draws: B, the number of resamples.
+        stream: Names the test set, so that two tasks of one size are resampled independently.
 
     Raises:
         ValueError: There is no item.
     """
     if n_items < 1:
         raise ValueError("found a test set of 0 items, expected at least one to resample")
-    generator = np.random.Generator(np.random.PCG64([_SEED, n_items]))
+    generator = np.random.Generator(np.random.PCG64([_SEED, n_items, stream]))
     picked = generator.integers(0, n_items, size=(draws, n_items))
     picked += np.arange(draws)[:, None] * n_items
     counts = np.bincount(picked.ravel(), minlength=draws * n_items)

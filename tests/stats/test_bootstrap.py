@@ -27,6 +27,10 @@ def test_resamples_are_the_same_each_time_and_differ_by_size():
     assert (stats.resampling_counts(50) == first).all()
 
 
+def test_two_test_sets_of_one_size_are_resampled_independently():
+    assert (stats.resampling_counts(50, stream=1) != stats.resampling_counts(50, stream=2)).any()
+
+
 def test_an_empty_test_set_is_refused():
     with pytest.raises(ValueError, match="0 items"):
         stats.resampling_counts(0)

@@ -38,7 +38,7 @@ def _figure(suite: Suite, panel: Panel, regime: str, runs: Sequence[Run], palett
                 for entry in run.record["routing"]:
                     if entry.get("nmi") is not None:
                         nmi[entry["layer"]].append(entry["nmi"])
-                        permuted[entry["layer"]].append(entry["nmi_permuted_p95"])
+                        permuted[entry["layer"]].append(entry["nmi_permuted_p95"] or 0.0)
             layers = sorted(nmi)
             axes.fill_between(
                 layers, 0, [float(np.mean(permuted[x])) for x in layers], color=GRID, alpha=0.8, linewidth=0
