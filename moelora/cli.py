@@ -32,6 +32,9 @@ def main(arguments: "list[str] | None" = None) -> int:
             raise
         print(f"moelora: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("moelora: interrupted; the same command resumes", file=sys.stderr)
+        return 130
     except BrokenPipeError:
         # The reader of a pipe (head, less) has left: not our error, and Python must not complain on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

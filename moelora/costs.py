@@ -49,7 +49,7 @@ class Rival:
         return time.perf_counter() - began
 
     def saved_bytes(self, tensors: dict[str, torch.Tensor], items: int, kind: str) -> int:
-        """Return the bytes that autograd keeps between forward and backward, parameters left out, storages counted once."""
+        """Return the bytes that autograd keeps for backward, parameters left out, storages counted once."""
         parameters = {p.untyped_storage().data_ptr() for p in self.attached.model.parameters()}
         kept: dict[int, int] = {}
 
@@ -73,7 +73,7 @@ def _wait(device: Any) -> None:
 
 
 def peak_of_step(rival: Rival, tensors: dict, items: int, kind: str, device: Any) -> int:
-    """Return the peak of allocated GPU memory in one step, or 0 on a CPU, where a shared process cannot tell variants apart."""
+    """Return the peak of GPU memory in one step, or 0 on a CPU, where one process cannot tell variants apart."""
     if torch.device(device).type != "cuda":
         return 0
     torch.cuda.reset_peak_memory_stats(device)
@@ -81,7 +81,9 @@ def peak_of_step(rival: Rival, tensors: dict, items: int, kind: str, device: Any
     return int(torch.cuda.max_memory_allocated(device))
 
 
-def measure(rivals: dict[str, Rival], tensors: dict, items: int, kind: str, device: Any, rounds: int, warmup: int) -> dict:
+def measure(
+    rivals: dict[str, Rival], tensors: dict, items: int, kind: str, device: Any, rounds: int, warmup: int
+) -> dict:
     """Return seconds per round and variant, after ``warmup`` rounds that are not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in rivals}
     names = list(rivals)

@@ -84,8 +84,8 @@ def adaptable_linears(model: nn.Module, document: dict[str, Any]) -> tuple[Linea
                 if len(names) != 1 or not hasattr(modules[names[0]], "in_features"):
                     there = sorted(name for name, module in modules.items() if isinstance(module, nn.Linear))
                     raise TargetModulesError(
-                        f"model '{document['name']}' promises a linear '{suffix}' ({part}.{kind}), but {len(names)} such "
-                        f"modules exist; correct 'block', 'layers' or 'modules' in its file. "
+                        f"model '{document['name']}' promises a linear '{suffix}' ({part}.{kind}), but {len(names)} are there; "
+                        "correct 'block', 'layers' or 'modules' in its file. "
                         f"Linear modules: {', '.join(there[:40])}{' …' if len(there) > 40 else ''}"
                     )
                 module = modules[names[0]]
@@ -138,7 +138,9 @@ def load_base_model(document: dict[str, Any], tasks: list[Task], seed: int, base
             "needs 'hf auth login'); a local copy is used by naming its folder as 'hub' in the model file"
         ) from error
     head = ("classifier",) if encoder else ()
-    mismatched = sorted(str(key) for key in report.get("mismatched_keys", ()) if not any(name in str(key) for name in head))
+    mismatched = sorted(
+        str(key) for key in report.get("mismatched_keys", ()) if not any(name in str(key) for name in head)
+    )
     if mismatched:
         raise ModelUnavailableError(
             f"model '{document['name']}' ({where}) has tensors of other shapes than its config says: {mismatched[:4]}"

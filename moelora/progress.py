@@ -1,8 +1,14 @@
 """Progress of long work: a bar with an estimate on a terminal, plain log lines elsewhere."""
 
+import contextlib
 import logging
+import os
 import sys
 import time
+import warnings
+from pathlib import Path
+
+from moelora.errors import OutputError
 
 logger = logging.getLogger("moelora")
 
@@ -31,7 +37,14 @@ class Progress:
             self.next_line = self.done + max(1, self.total // 10)
             seconds = time.monotonic() - self.started
             left = seconds / max(1, self.done - self.start_done) * (self.total - self.done)
-            logger.info("%s: %d of %d, about %.0f s left%s", self.label, self.done, self.total, left, f", {note}" if note else "")
+            logger.info(
+                "%s: %d of %d, about %.0f s left%s",
+                self.label,
+                self.done,
+                self.total,
+                left,
+                f", {note}" if note else "",
+            )
 
     def close(self) -> None:
         """Remove the bar."""
@@ -39,14 +52,41 @@ class Progress:
             self.bar.close()
 
 
+FORMATTER = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+
+
 def start_logging(log_file: "str | None" = None) -> None:
-    """Send log lines to stderr, and to a run's log file where one is given."""
+    """Send log lines to stderr, and to a job's log file where one is given."""
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if log_file:
         handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
-    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
     for handler in handlers:
-        handler.setFormatter(formatter)
+        handler.setFormatter(FORMATTER)
     logger.handlers[:] = handlers
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    # what libraries say on every start and nobody can act on; bars of theirs would fill log files
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft)\b")
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"(torch|lm_eval)\b")
+    for library in ("bitsandbytes", "lm_eval", "datasets", "transformers"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+
+
+@contextlib.contextmanager
+def run_log(path: Path):
+    """Send log lines of one run to a file of its own, too; a resumed run continues its file."""
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror}; check that you may write to the run's folder"
+        ) from error
+    handler.setFormatter(FORMATTER)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

@@ -46,7 +46,9 @@ def hub(tmp_path_factory):
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 break
         time.sleep(0.05)
-    environment = {key: value for key, value in os.environ.items() if key not in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")}
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
+    }
     environment |= {
         "HF_ENDPOINT": f"http://127.0.0.1:{port}",
         "NO_PROXY": "127.0.0.1",

@@ -24,7 +24,8 @@ def run(options: argparse.Namespace) -> int:
     modules = documents[0]["modules"]
     pools = {module["module"]: POOLS[options.pool](module) for module in modules}
     scores = {
-        document["task"]: {module["module"]: module["score"] for module in document["modules"]} for document in documents
+        document["task"]: {module["module"]: module["score"] for module in document["modules"]}
+        for document in documents
     }
     if options.strategy == "smoe_percentile":
         experts = smoe_percentile(scores, pools, options.percentile)
@@ -33,9 +34,13 @@ def run(options: argparse.Namespace) -> int:
         experts = uniform(scores, pools, len(scores))
         settings = {"experts": len(scores)}
     else:
-        raise AllocationError(f"unknown strategy '{options.strategy}'{nearest(options.strategy, {'smoe_percentile', 'uniform'})}")
+        raise AllocationError(
+            f"unknown strategy '{options.strategy}'{nearest(options.strategy, {'smoe_percentile', 'uniform'})}"
+        )
     if not any(experts.values()):
-        raise AllocationError(f"strategy '{options.strategy}' with {settings} gives no module an expert; lower the percentile")
+        raise AllocationError(
+            f"strategy '{options.strategy}' with {settings} gives no module an expert; lower the percentile"
+        )
     atomic_write_json(
         options.out,
         {
@@ -54,5 +59,6 @@ def run(options: argparse.Namespace) -> int:
     kinds = Counter()
     for module in modules:
         kinds[module["type"]] += experts[module["module"]]
-    print(f"{sum(experts.values())} experts on {sum(map(bool, experts.values()))} of {len(experts)} modules: {dict(sorted(kinds.items()))}")
+    used = sum(map(bool, experts.values()))
+    print(f"{sum(experts.values())} experts on {used} of {len(experts)} modules: {dict(sorted(kinds.items()))}")
     return 0

@@ -2,7 +2,7 @@
 
 One backward pass a micro-batch. Squares are per example: the loss is the sum over examples of each example's own mean
 (over its answer tokens, or its single label), so the result does not depend on how the sample is cut into
-micro-batches. No weight gradient is kept: for an example with inputs X (T, D) and output gradients G (T, O) of a linear,
+micro-batches. No weight gradient is kept: for inputs X (T, D) and output gradients G (T, O) of an example,
 ‖Gᵀ X‖²_F is formed from the T×T Gram matrices, or directly where that is cheaper.
 
 Source: LoRA-SMoE (arXiv 2505.06272), whose code sums grad² over a weight matrix; per example and float32 are ours.
@@ -130,7 +130,9 @@ def run(options: argparse.Namespace) -> int:
     device = choose_device()
     sample = random.Random(derive_seed("sensitivity sample", task.name, options.seed))
     chosen = sample.sample(range(len(task.train)), min(options.examples, len(task.train)))
-    examples = encode(task, [task.train[index] for index in sorted(chosen)], base.tokenizer, plan["training"]["max_length"])
+    examples = encode(
+        task, [task.train[index] for index in sorted(chosen)], base.tokenizer, plan["training"]["max_length"]
+    )
     names = [linear.name for linear in base.shapes.linears]
     pad_id = base.tokenizer.pad_token_id
     scores = measure(base.model.to(device), names, examples, task.kind, pad_id, device, options.batch_size)

@@ -8,11 +8,17 @@ from typing import Any
 import torch
 
 from moelora.tasks import Task
-from moelora.tasks.choice import lm_eval_name, task_manager
+from moelora.tasks.choice import lm_eval_name, lm_eval_task
 
 
 def choose(
-    model: torch.nn.Module, tokenizer: Any, tasks: list[Task], data_dir: Any, batch_size: int, limit: "int | None", max_length: int
+    model: torch.nn.Module,
+    tokenizer: Any,
+    tasks: list[Task],
+    data_dir: Any,
+    batch_size: int,
+    limit: "int | None",
+    max_length: int,
 ) -> dict[str, dict[str, Any]]:
     """Score a decoder on tasks.
 
@@ -22,22 +28,29 @@ def choose(
     """
     import logging
 
-    from lm_eval import simple_evaluate
+    from lm_eval.evaluator import evaluate
     from lm_eval.models.huggingface import HFLM
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     model.eval()
     documents = [task.document for task in tasks]
-    wrapped = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=max_length)
+
+    class Scorer(HFLM):
+        """lm-eval's model without its two progress bars a call."""
+
+        def loglikelihood(self, requests, disable_tqdm: bool = True):
+            return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+
+    wrapped = Scorer(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_length=max_length)
     with torch.no_grad():
-        outcome = simple_evaluate(
-            model=wrapped,
-            tasks=[lm_eval_name(document) for document in documents],
-            task_manager=task_manager(documents, data_dir),
+        # not simple_evaluate: it asks pip for the environment after every call, and its records of that are not ours
+        objects = {lm_eval_name(document): lm_eval_task(document, data_dir) for document in documents}
+        outcome = evaluate(
+            lm=wrapped,
+            task_dict={"tasks": objects, "groups": {}, "group_map": {}},
             limit=limit,
             bootstrap_iters=0,
             log_samples=True,
-            use_cache=None,
             verbosity="ERROR",
         )
     scores = {}

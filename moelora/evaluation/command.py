@@ -15,5 +15,7 @@ def run(options: argparse.Namespace) -> int:
 
     for path in options.plans:
         if not path.with_name("train.json").is_file():
-            raise RecordError(f"{path.parent} holds no train.json, so there is no adapter to score; run 'moelora train' first")
+            raise RecordError(
+                f"{path.parent} holds no train.json, so there is no adapter to score; run 'moelora train' first"
+            )
     return carry_out_all(options, evaluate=True)

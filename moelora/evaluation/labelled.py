@@ -9,7 +9,14 @@ from moelora.training.encode import Encoded, collate
 
 @torch.no_grad()
 def predict(
-    model: torch.nn.Module, examples: list[Encoded], kind: str, pad_id: int, batch_size: int, device, *, precision: str = "fp32"
+    model: torch.nn.Module,
+    examples: list[Encoded],
+    kind: str,
+    pad_id: int,
+    batch_size: int,
+    device,
+    *,
+    precision: str = "fp32",
 ) -> list[float]:
     """Return one prediction per example, in their order: a class index, or a grade for regression.
 
@@ -19,8 +26,9 @@ def predict(
     order = sorted(range(len(examples)), key=lambda index: -len(examples[index].ids))
     predictions: list[float] = [0.0] * len(examples)
     bar = Progress(-(-len(order) // batch_size), f"scoring {examples[0].task}")
-    with select_head(model, examples[0].task), torch.autocast(
-        torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"
+    with (
+        select_head(model, examples[0].task),
+        torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"),
     ):
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]

@@ -53,7 +53,9 @@ def score(name: str, labels: Sequence, predictions: Sequence) -> float:
         return METRICS[name](numpy.asarray(labels), numpy.asarray(predictions))
 
 
-def item_interval(name: str, labels: Sequence, predictions: Sequence, *, purpose: str, level: float = 0.95) -> list[float]:
+def item_interval(
+    name: str, labels: Sequence, predictions: Sequence, *, purpose: str, level: float = 0.95
+) -> list[float]:
     """Return a percentile bootstrap interval over items: what another draw of items could have given this model.
 
     Args:

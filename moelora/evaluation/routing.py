@@ -42,7 +42,7 @@ def record_routing_of(
         seed: seeds the permutations.
 
     Returns:
-        Rows with ``module``, ``layer``, ``experts``, ``load`` (task → share of assignments per expert, sums to one), and
+        Rows with ``module``, ``layer``, ``experts``, ``load`` (task → share of assignments per expert), and
         for several tasks ``nmi`` with the mean and 95th percentile of ``nmi`` under permuted tasks.
     """
     from moelora.tuners import record_routing, routing

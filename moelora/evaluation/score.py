@@ -33,7 +33,9 @@ def gold(task: Task, examples: list) -> list[float]:
     return [example.answer if task.kind == "multiple_choice" else example.label for example in examples]
 
 
-def task_scores(task: Task, items: list[tuple], metrics: "dict[str, float] | None", limit: "int | None", run: str) -> dict[str, Any]:
+def task_scores(
+    task: Task, items: list[tuple], metrics: "dict[str, float] | None", limit: "int | None", run: str
+) -> dict[str, Any]:
     """Return the record's entry for one scored task.
 
     Args:
@@ -77,7 +79,14 @@ def task_scores(task: Task, items: list[tuple], metrics: "dict[str, float] | Non
 
 
 def score_model(
-    model: Any, tokenizer: Any, tasks: list[Task], plan: dict[str, Any], *, data_dir: Any, device: Any, reads_input: bool
+    model: Any,
+    tokenizer: Any,
+    tasks: list[Task],
+    plan: dict[str, Any],
+    *,
+    data_dir: Any,
+    device: Any,
+    reads_input: bool,
 ) -> tuple[dict[str, Any], list[tuple]]:
     """Score a model on every task of its plan.
 
@@ -97,7 +106,12 @@ def score_model(
         if reads_input:
             encoded = encode(task, examples, tokenizer, max_length)
             predictions = predict(
-                model, encoded, task.kind, tokenizer.pad_token_id, evaluation["batch_size"], device,
+                model,
+                encoded,
+                task.kind,
+                tokenizer.pad_token_id,
+                evaluation["batch_size"],
+                device,
                 precision=plan["training"]["precision"],
             )
         else:
@@ -128,5 +142,6 @@ def choose(*arguments):
 def routed_items(tasks: list[Task], tokenizer: Any, max_length: int, limit: "int | None") -> dict[str, list]:
     """Return some tokenised evaluation items per task, to watch the routing on."""
     return {
-        task.name: encode(task, evaluation_examples(task, limit)[:ROUTED_ITEMS], tokenizer, max_length) for task in tasks
+        task.name: encode(task, evaluation_examples(task, limit)[:ROUTED_ITEMS], tokenizer, max_length)
+        for task in tasks
     }

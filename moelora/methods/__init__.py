@@ -7,7 +7,7 @@ can read its settings in no time.
 
 import importlib
 import pkgutil
-from functools import lru_cache
+from functools import cache, lru_cache
 
 from moelora.errors import ConfigError, nearest
 from moelora.methods._contract import Abilities, AttachContext, Counts, Linear, Method, ModelShapes
@@ -21,7 +21,7 @@ def method_names() -> tuple[str, ...]:
     return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")))
 
 
-@lru_cache(maxsize=None)
+@cache
 def get_method(name: str) -> Method:
     """Return the page of a method.
 

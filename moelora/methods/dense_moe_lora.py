@@ -1,7 +1,7 @@
-"""Dense MoE LoRA as described: y = W0 x + b + (α/r)·Σ_e softmax(Wg x)_e B_e A_e drop(x) on the feed-forward linears.
+"""Dense MoE LoRA as described: y = W0 x + b + (α/r)·Σ_e softmax(Wg x)_e B_e A_e drop(x) on feed-forward linears.
 
-Faithful to: the description in the repository sami10644/Dense-MoE-LoRA…: dense softmax gate over E = 4 experts of rank 8,
-    feed-forward layers, a balance loss. B starts at zero, so training starts from the base model.
+Faithful to: the description in the repository sami10644/Dense-MoE-LoRA…: dense softmax gate over E = 4 experts of
+    rank 8, feed-forward layers, a balance loss. B starts at zero, so training starts from the base model.
 Differs from: its notebooks, where the mixture replaces the attention output and experts are weighted by sorted
     probability. The Switch form of the balance loss is constant under dense routing; the squared coefficient of
     variation of the mean router weights is used instead (ours), which is not.

@@ -1,7 +1,7 @@
-"""LoRA-SMoE: experts per module from the gradient sensitivity of a small sample, arXiv 2505.06272; then a top-k mixture.
+"""LoRA-SMoE: experts per module from the sensitivity of a small sample, then a top-k mixture; arXiv 2505.06272.
 
-Faithful to: the abstract and EMLS-ICTCAS/LoRA-SMoE's allocation: per-task percentile vote over squared gradients, a module
-    gets one expert for each task that finds it sensitive; modules without a vote get no adapter.
+Faithful to: the abstract and EMLS-ICTCAS/LoRA-SMoE's allocation: per-task percentile vote over squared gradients, a
+    module gets one expert for each task that finds it sensitive; modules without a vote get no adapter.
 Differs from: its public code, whose mixture layer is missing; a MoLA layer (a router per module, top-min(k, count),
     softmax over all, renormalised) is its natural reading. Sensitivities here are float32 sums over frozen weights.
 """

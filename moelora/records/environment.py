@@ -32,7 +32,9 @@ def commit() -> dict[str, Any]:
     root = Path(__file__).resolve().parents[2]
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=True, timeout=10).stdout
+        return subprocess.run(
+            ["git", "-C", root, *words], capture_output=True, text=True, check=True, timeout=10
+        ).stdout
 
     try:
         return {"commit": git("rev-parse", "HEAD").strip(), "dirty": bool(git("status", "--porcelain", "-uno").strip())}

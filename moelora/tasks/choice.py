@@ -4,10 +4,13 @@ lm-eval's own task object renders prompts and choices, for training too: the tok
 are scored.
 """
 
+import functools
+import json
 from pathlib import Path
 from typing import Any
 
 from moelora.errors import ConfigError, DataUnavailableError
+from moelora.files import canonical_json
 from moelora.tasks import Choice, Task
 from moelora.tasks.labelled import content_hash
 
@@ -46,24 +49,39 @@ def task_manager(documents: list[dict[str, Any]], data_dir: "Path | None") -> An
     return TaskManager(include_path=sorted(set(folders)), include_defaults=False)
 
 
-def lm_eval_tasks(documents: list[dict[str, Any]], data_dir: "Path | None") -> dict[str, Any]:
-    """Return lm-eval's task objects by our task names, with their data loaded.
+@functools.cache
+def _lm_eval_task(document: str, data_dir: "Path | None") -> Any:
+    import lm_eval.utils
+
+    # lm-eval compiles the same template anew for every field of every item; compiled once they render the same
+    compiler = lm_eval.utils.env.from_string
+    if not hasattr(compiler, "cache_info"):
+        lm_eval.utils.env.from_string = functools.lru_cache(maxsize=256)(compiler)
+    content = json.loads(document)
+    name = lm_eval_name(content)
+    try:
+        task = task_manager([content], data_dir).load([name])["tasks"][name]
+    except DataUnavailableError:
+        raise
+    except Exception as error:  # lm-eval and the hub clients raise many unrelated types here
+        raise DataUnavailableError(
+            f"lm-eval task '{name}' cannot be loaded: {type(error).__name__}: {str(error).splitlines()[0][:300]}. "
+            "Check the name and the network; a copy fetched earlier is used with HF_HUB_OFFLINE=1"
+        ) from error
+    # what lm-eval's command line does to a task before it is scored, with its default seed
+    if task.get_config("num_fewshot") is None:
+        task.set_config(key="num_fewshot", value=0)
+    task.set_fewshot_seed(seed=1234)
+    return task
+
+
+def lm_eval_task(document: dict[str, Any], data_dir: "Path | None") -> Any:
+    """Return lm-eval's task object with its data loaded; a process loads each task once.
 
     Raises:
         DataUnavailableError: lm-eval does not know the task or its data cannot be had.
     """
-    manager = task_manager(documents, data_dir)
-    objects = {}
-    for document in documents:
-        name = lm_eval_name(document)
-        try:
-            objects[document["name"]] = manager.load([name])["tasks"][name]
-        except Exception as error:  # lm-eval and the hub clients raise many unrelated types here
-            raise DataUnavailableError(
-                f"lm-eval task '{name}' cannot be loaded: {type(error).__name__}: {str(error).splitlines()[0][:300]}. "
-                "Check the name and the network; a copy fetched earlier is used with HF_HUB_OFFLINE=1"
-            ) from error
-    return objects
+    return _lm_eval_task(canonical_json(document), data_dir)
 
 
 def render(task: Any, docs: Any) -> tuple[Choice, ...]:
@@ -81,7 +99,7 @@ def render(task: Any, docs: Any) -> tuple[Choice, ...]:
 
 def load_choice_task(document: dict[str, Any], data_dir: "Path | None") -> Task:
     """Load a multiple-choice task (see :func:`moelora.tasks.load_task`)."""
-    task = lm_eval_tasks([document], data_dir)[document["name"]]
+    task = lm_eval_task(document, data_dir)
     if not task.has_training_docs():
         raise ConfigError(f"lm-eval task '{lm_eval_name(document)}' has no training split, so it cannot be trained on")
     train = render(task, task.training_docs())

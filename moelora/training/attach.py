@@ -60,7 +60,9 @@ class Attached:
         return [{"type": kind, "count": count, "dtype": dtype} for (kind, dtype), count in sorted(found.items())]
 
 
-def attach(plan: dict[str, Any], tasks: list[Task], base_dir: "Path | None", device: Any, total_steps: int = 0) -> Attached:
+def attach(
+    plan: dict[str, Any], tasks: list[Task], base_dir: "Path | None", device: Any, total_steps: int = 0
+) -> Attached:
     """Load the base model and attach the plan's method to it.
 
     The adapter's first values depend on the seed and the variant's method; the head's on task and seed alone.
@@ -121,11 +123,16 @@ def load_adapter(attached: Attached, folder: Path) -> None:
     try:
         tensors = load_file(path)
     except Exception as error:  # safetensors raises its own types for truncated headers and data
-        raise AdapterError(f"adapter {path} cannot be read ({error}); delete its run's train.json and train again") from error
+        raise AdapterError(
+            f"adapter {path} cannot be read ({error}); delete its run's train.json and train again"
+        ) from error
     if attached.method.abilities.adapter:
         from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-        expected = {name: tuple(t.shape) for name, t in get_peft_model_state_dict(attached.model, save_embedding_layers=False).items()}
+        expected = {
+            name: tuple(t.shape)
+            for name, t in get_peft_model_state_dict(attached.model, save_embedding_layers=False).items()
+        }
     else:
         own = {name: p for name, p in attached.model.named_parameters() if p.requires_grad}
         expected = {name: tuple(p.shape) for name, p in own.items()}

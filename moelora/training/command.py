@@ -6,11 +6,11 @@ from pathlib import Path
 
 from moelora.files import atomic_write_json, sha256_file
 from moelora.plans import plan_hash
-from moelora.progress import logger, start_logging
+from moelora.progress import logger, run_log, start_logging
 
 
 def write_manifest(path: Path, runs: list) -> None:
-    """Write which runs the job carried, with the sum of each record; written last, it is what the workflow waits for."""
+    """Write which runs the job carried, with the sum of each record; the workflow waits for this file."""
     from moelora.training.run import suite_root
 
     entries = []
@@ -55,9 +55,10 @@ def carry_out_all(options: argparse.Namespace, *, evaluate: bool) -> int:
             opened.fingerprint = method_fingerprint(opened.plan["method"], *([match["method"]] if match else []))
             opened.key = f"{opened.hash}-{opened.fingerprint}"
         runs.append(opened)
-        record = carry_out(opened, evaluate=evaluate)
-        if record is not None:
-            logger.info("%s: %s", opened.label, summary(record))
+        with run_log(opened.folder / "log.txt"):
+            record = carry_out(opened, evaluate=evaluate)
+            if record is not None:
+                logger.info("%s: %s", opened.label, summary(record))
     if options.manifest:
         write_manifest(options.manifest, runs)
     return 0

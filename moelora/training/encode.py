@@ -67,7 +67,9 @@ def encode(task: Task, examples: Any, tokenizer: Any, max_length: int) -> list[E
     return encode_texts(task, examples, tokenizer, max_length)
 
 
-def collate(batch: list[Encoded], pad_id: int, kind: str, device: "torch.device | str" = "cpu") -> dict[str, torch.Tensor]:
+def collate(
+    batch: list[Encoded], pad_id: int, kind: str, device: "torch.device | str" = "cpu"
+) -> dict[str, torch.Tensor]:
     """Pad a batch on the right.
 
     Returns:

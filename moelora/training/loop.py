@@ -20,7 +20,6 @@ from moelora.training.encode import Encoded, collate
 from moelora.training.losses import loss_items, summed_loss
 from moelora.training.state import load_state, save_state, trainable_tensors
 
-
 RESUMED_FIELDS = ("seconds", "tokens", "examples", "loss_curve", "balance_curve", "micro_batch_size", "declarations")
 
 
@@ -126,7 +125,9 @@ def train_loop(
     optimizer, scheduler = make_optimizer(model, training, len(steps))
     model, optimizer = accelerator.prepare(model, optimizer)
     model.train()
-    result = LoopResult(micro_batch_size=min(training["micro_batch_size"] or training["batch_size"], training["batch_size"]))
+    result = LoopResult(
+        micro_batch_size=min(training["micro_batch_size"] or training["batch_size"], training["batch_size"])
+    )
     running, running_balance, start = 0.0, 0.0, 0
     bare = accelerator.unwrap_model(model)
     if state_path is not None and (progress := load_state(state_path, bare, optimizer, scheduler)) is not None:
@@ -151,7 +152,8 @@ def train_loop(
                     return _stopped(result, "out_of_memory", f"micro-batch of 1 did not fit: {error}", step, began)
                 result.micro_batch_size //= 2
                 result.declarations.append(
-                    f"out of memory at step {step + 1}: micro-batch halved to {result.micro_batch_size}, same effective batch"
+                    f"out of memory at step {step + 1}: micro-batch halved to {result.micro_batch_size}, "
+                    "same effective batch"
                 )
                 logger.warning("%s: %s", label, result.declarations[-1])
         if training["max_grad_norm"]:
@@ -167,7 +169,9 @@ def train_loop(
             since = (done - 1) % log_every + 1  # counted from the last logged step, also after resuming
             mean = float(running) / since
             if mean != mean or mean in (float("inf"), float("-inf")):
-                return _stopped(result, "diverged", f"the loss is {mean} within steps {done - since + 1}–{done}", done, began)
+                return _stopped(
+                    result, "diverged", f"the loss is {mean} within steps {done - since + 1}–{done}", done, began
+                )
             result.loss_curve.append([done, mean])
             if balance is not None:
                 result.balance_curve.append([done, float(running_balance) / since])

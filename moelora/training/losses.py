@@ -21,7 +21,9 @@ def summed_loss(model: Any, tensors: dict[str, torch.Tensor], kind: str) -> torc
         return functional.cross_entropy(logits, labels, reduction="sum")
     if kind == "regression":
         return functional.mse_loss(logits.squeeze(-1), labels, reduction="sum")
-    return functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum")
+    return functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
+    )
 
 
 def loss_items(batch: list[Encoded], kind: str) -> int:

@@ -12,7 +12,9 @@ from moelora.training.encode import Encoded
 BUCKET_BATCHES = 32  # a bucket of this many batches is sorted by length: random enough, and little padding
 
 
-def epoch_batches(examples: list[Encoded], batch_size: int, seed: int, epoch: int, *, by_task: bool) -> list[list[Encoded]]:
+def epoch_batches(
+    examples: list[Encoded], batch_size: int, seed: int, epoch: int, *, by_task: bool
+) -> list[list[Encoded]]:
     """Return the batches of one epoch.
 
     Args:
@@ -40,7 +42,13 @@ def epoch_batches(examples: list[Encoded], batch_size: int, seed: int, epoch: in
 
 
 def all_steps(
-    examples: list[Encoded], batch_size: int, seed: int, *, epochs: "float | None", max_steps: "int | None", by_task: bool
+    examples: list[Encoded],
+    batch_size: int,
+    seed: int,
+    *,
+    epochs: "float | None",
+    max_steps: "int | None",
+    by_task: bool,
 ) -> list[list[Encoded]]:
     """Return one batch per optimiser step for the whole run, by epochs or by a number of steps.
 

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import shutil
 import traceback
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from moelora.records.environment import environment, now, peak_memory_bytes
 from moelora.tasks import Task, load_task
 
 
-@lru_cache(maxsize=None)
+@cache
 def _task(document: str, data_dir: "Path | None") -> Task:
     return load_task(json.loads(document), data_dir)
 
@@ -169,8 +169,17 @@ def train_run(run: Run) -> Any:
         "reason": result.reason,
         "training": {
             name: getattr(result, name)
-            for name in ("seconds", "steps", "tokens", "examples", "loss_curve", "balance_curve", "micro_batch_size",
-                         "accumulation_steps", "resumed")
+            for name in (
+                "seconds",
+                "steps",
+                "tokens",
+                "examples",
+                "loss_curve",
+                "balance_curve",
+                "micro_batch_size",
+                "accumulation_steps",
+                "resumed",
+            )
         },
         "parameters": parameters,
         "attached": attached.layers(),
@@ -195,7 +204,7 @@ def train_run(run: Run) -> Any:
 
 
 def balance_of(method: Any) -> Any:
-    """Return the function that reads the balance loss of the last forward pass, or ``None`` for a method without one."""
+    """Return the function that reads the balance loss of the last forward pass, or ``None`` where there is none."""
     if not method.abilities.balance_loss:
         return None
     from moelora.tuners import balance_loss
@@ -244,7 +253,9 @@ def evaluate_run(run: Run, attached: Any, trained: dict[str, Any]) -> dict[str, 
         if method.abilities.routed:
             from moelora.evaluation.routing import record_routing_of
 
-            watched = routed_items(tasks, attached.base.tokenizer, plan["training"]["max_length"], plan["evaluation"].get("limit"))
+            watched = routed_items(
+                tasks, attached.base.tokenizer, plan["training"]["max_length"], plan["evaluation"].get("limit")
+            )
             kinds = {task.name: task.kind for task in tasks}
             pad_id = attached.base.tokenizer.pad_token_id
             routing = record_routing_of(attached.model, watched, kinds, pad_id, device, plan["seed"])
@@ -254,7 +265,9 @@ def evaluate_run(run: Run, attached: Any, trained: dict[str, Any]) -> dict[str, 
     return record
 
 
-def make_record(run: Run, trained: dict[str, Any], *, scores: dict, routing: list, items: "str | None", device: Any) -> dict:
+def make_record(
+    run: Run, trained: dict[str, Any], *, scores: dict, routing: list, items: "str | None", device: Any
+) -> dict:
     """Return the run's record, checked against its schema."""
     plan = run.plan
     allocation = tuning = None

@@ -43,7 +43,9 @@ def save_state(path: Path, model: torch.nn.Module, optimizer: Any, scheduler: An
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         temporary.unlink(missing_ok=True)
-        raise OutputError(f"cannot write the training state {path}: {error}; check permissions and disk space") from error
+        raise OutputError(
+            f"cannot write the training state {path}: {error}; check permissions and disk space"
+        ) from error
 
 
 def load_state(path: Path, model: torch.nn.Module, optimizer: Any, scheduler: Any) -> "dict[str, Any] | None":
@@ -71,5 +73,5 @@ def load_state(path: Path, model: torch.nn.Module, optimizer: Any, scheduler: An
 def seed_everything(seed: int) -> None:
     """Seed torch, NumPy and Python; whatever draws after this call repeats."""
     random.seed(seed)
-    numpy.random.seed(seed)
+    numpy.random.seed(seed)  # noqa: NPY002, for libraries that draw from the global generator
     torch.manual_seed(seed)

@@ -65,8 +65,8 @@ def run_trial(plan: dict[str, Any], tasks: list[Task], base_dir: Any, data_dir: 
     for task in tasks:
         examples += encode(task, task.train, attached.base.tokenizer, training["max_length"])
     steps = all_steps(
-        examples, training["batch_size"], plan["seed"], epochs=training.get("epochs"), max_steps=training.get("max_steps"),
-        by_task=True,
+        examples, training["batch_size"], plan["seed"], epochs=training.get("epochs"),
+        max_steps=training.get("max_steps"), by_task=True,
     )  # fmt: skip
     seed_everything(derive_seed("training", plan["seed"]))
     method = get_method(plan["method"])
@@ -80,7 +80,13 @@ def run_trial(plan: dict[str, Any], tasks: list[Task], base_dir: Any, data_dir: 
              "seconds": result.seconds, "loss_curve": result.loss_curve}  # fmt: skip
     if result.status == "finished":
         scores, _ = score_model(
-            attached.model, attached.base.tokenizer, tasks, plan, data_dir=data_dir, device=accelerator.device, reads_input=True
+            attached.model,
+            attached.base.tokenizer,
+            tasks,
+            plan,
+            data_dir=data_dir,
+            device=accelerator.device,
+            reads_input=True,
         )
         trial["score"] = sum(entry["metrics"][entry["main_metric"]] for entry in scores.values()) / len(scores)
     return trial

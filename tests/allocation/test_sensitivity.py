@@ -28,12 +28,16 @@ def test_norms_equal_the_formed_gradient(tokens):
     torch.testing.assert_close(squared_gradient_norms(x, g), expected, rtol=1e-12, atol=0)
 
 
-CASES = [("encoder", "mood", "classification"), ("encoder", "grade", "regression"), ("decoder", "pick", "multiple_choice")]
+CASES = [
+    ("encoder", "mood", "classification"),
+    ("encoder", "grade", "regression"),
+    ("decoder", "pick", "multiple_choice"),
+]
 
 
 @pytest.mark.parametrize(("architecture", "name", "kind"), CASES)
 def test_scores_equal_one_autograd_pass_per_example(world, architecture, name, kind):
-    task, base, encoded = prepared(world, architecture, name, kind)
+    _, base, encoded = prepared(world, architecture, name, kind)
     model = base.model.double().eval()
     names = [linear.name for linear in base.shapes.linears]
     expected = dict.fromkeys(names, 0.0)

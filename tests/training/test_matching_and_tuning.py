@@ -18,7 +18,9 @@ def test_matched_rank_is_the_nearest(world, architecture, method):
     document = plan(architecture, [task_document("mood" if architecture == "encoder" else "pick", kind)])
     task = load_task(document["tasks"][0], world / "data")
     shapes = load_base_model(document["model"], [task], 0, world / architecture).shapes
-    allocation = {linear.name: index % 4 for index, linear in enumerate(shapes.linears)} if method == "lora_smoe" else None
+    allocation = (
+        {linear.name: index % 4 for index, linear in enumerate(shapes.linears)} if method == "lora_smoe" else None
+    )
     settings = get_method(method).all_settings({"r": 4, "alpha": 12})
     matched = match_rank({"variant": method, "method": method, "settings": settings, "allocation": allocation}, shapes)
     lora = get_method("lora")

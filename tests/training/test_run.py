@@ -67,7 +67,7 @@ def test_baselines_leave_records_too(world, tmp_path):
 
 def test_multi_task_has_a_head_per_task(world, tmp_path):
     tasks = [task_document("mood"), task_document("odd"), task_document("grade", "regression")]
-    run, record = run_once(world, tmp_path, plan("encoder", tasks, max_steps=90))
+    _, record = run_once(world, tmp_path, plan("encoder", tasks, max_steps=90))
     assert set(record["scores"]) == {"tiny-mood", "tiny-odd", "tiny-grade"}
     assert record["parameters"]["parts"]["head"] == 2 * (16 * 2 + 2) + 16 + 1
     # the two tasks have opposite answers to the same sentences: one shared head could not serve both
@@ -116,7 +116,7 @@ def test_a_truncated_adapter_is_named(world, tmp_path):
     attached, _ = train_run(run)
     path = run.folder / "adapter" / "adapter_model.safetensors"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(AdapterError, match="adapter_model.safetensors cannot be read"):
+    with pytest.raises(AdapterError, match=r"adapter_model\.safetensors cannot be read"):
         load_adapter(attached, run.folder / "adapter")
 
 
@@ -188,10 +188,25 @@ def test_manifest_names_every_record(world, tmp_path):
     document = plan("encoder", [task_document("mood")])
     paths = [write_plan(tmp_path, document, seed=seed) for seed in (0, 1)]
     manifest = tmp_path / "results" / "test" / "jobs" / "job.json"
-    arguments = ["train", "--plans", *map(str, paths), "--manifest", str(manifest), "--evaluate", "--fingerprint", "test",
+    arguments = ["train", "--plans", *map(str, paths), "--manifest", str(manifest), "--evaluate",
+                 "--fingerprint", "test",
                  "--data", str(world / "data"), "--base", str(world / "encoder")]  # fmt: skip
     assert main(arguments) == 0
     entries = json.loads(manifest.read_text())["runs"]
     assert [entry["status"] for entry in entries] == ["finished", "finished"]
     for entry, path in zip(entries, paths, strict=True):
         assert entry["record_sha256"] == sha256_file(path.parent / "record.json")
+        lines = (path.parent / "log.txt").read_text()
+        assert "12 of 12" in lines and f"seed {json.loads(path.read_text())['seed']}: tiny-mood" in lines
+
+
+def test_an_output_folder_that_cannot_be_written_is_named(world, tmp_path, capsys):
+    from moelora.cli import main
+
+    path = write_plan(tmp_path, plan("encoder", [task_document("mood")]))
+    (path.parent / "resolved.json").mkdir()  # something in the way; permissions do not stop the superuser
+    arguments = ["train", "--plans", str(path), "--evaluate", "--fingerprint", "test"]
+    arguments += ["--data", str(world / "data"), "--base", str(world / "encoder")]
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert "cannot write" in message and "resolved.json" in message and "check that the folder exists" in message

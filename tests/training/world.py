@@ -56,7 +56,11 @@ def task_document(name: str, kind: str = "classification") -> dict:
         "kind": kind,
         "source": {"builtin": "tiny"},
         "splits": {"train": "train", "evaluation": "test"},
-        "metrics": {"classification": ["accuracy", "f1"], "regression": ["pearson"], "multiple_choice": ["acc", "acc_norm"]}[kind],
+        "metrics": {
+            "classification": ["accuracy", "f1"],
+            "regression": ["pearson"],
+            "multiple_choice": ["acc", "acc_norm"],
+        }[kind],
         "main_metric": {"classification": "accuracy", "regression": "pearson", "multiple_choice": "acc"}[kind],
         "protocol": "lm-eval" if kind == "multiple_choice" else "glue",
         "synthetic": True,
@@ -67,19 +71,22 @@ def task_document(name: str, kind: str = "classification") -> dict:
 
 
 TRAINING = {
-    "learning_rate": 1e-2, "epochs": None, "max_steps": 12, "batch_size": 8, "micro_batch_size": 8, "scheduler": "linear",
-    "warmup_ratio": 0.0, "weight_decay": 0.01, "max_grad_norm": 1.0, "precision": "fp32", "optimizer": "adamw",
-    "max_length": 32, "checkpoint_every_steps": None, "max_examples": None, "log_every_steps": 4,
+    "learning_rate": 1e-2, "epochs": None, "max_steps": 12, "batch_size": 8, "micro_batch_size": 8,
+    "scheduler": "linear", "warmup_ratio": 0.0, "weight_decay": 0.01, "max_grad_norm": 1.0, "precision": "fp32",
+    "optimizer": "adamw", "max_length": 32, "checkpoint_every_steps": None, "max_examples": None, "log_every_steps": 4,
 }  # fmt: skip
 
 
-def plan(architecture: str, tasks: list[dict], method: str = "lora", settings: "dict | None" = None, **training) -> dict:
+def plan(
+    architecture: str, tasks: list[dict], method: str = "lora", settings: "dict | None" = None, **training
+) -> dict:
     from moelora.methods import get_method
 
     return {
         "schema": 1, "suite": "test", "model": model_document(architecture),
         "task": tasks[0]["name"] if len(tasks) == 1 else "mixture", "tasks": tasks, "variant": method, "method": method,
-        "method_version": 1, "settings": get_method(method).all_settings(settings or {}), "regime": "published", "seed": 0,
+        "method_version": 1, "settings": get_method(method).all_settings(settings or {}),
+        "regime": "published", "seed": 0,
         "training": {**TRAINING, **training}, "evaluation": {"batch_size": 16, "limit": None}, "pending": {},
     }  # fmt: skip
 
@@ -148,7 +155,9 @@ def write_world(root: Path) -> Path:
 def write_plan(root: Path, document: dict, seed: int = 0) -> Path:
     """Write a plan where the layout puts it and return its path."""
     document = {**document, "seed": seed}
-    folder = root / "results" / "test" / document["model"]["name"] / document["task"] / document["variant"] / f"seed{seed}"
+    folder = (
+        root / "results" / "test" / document["model"]["name"] / document["task"] / document["variant"] / f"seed{seed}"
+    )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "plan.json"
     path.write_text(json.dumps(document))

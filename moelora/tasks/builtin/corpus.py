@@ -70,7 +70,12 @@ def opposite_story(rng: random.Random) -> list[str]:
         one, other = rng.sample(pair, 2)
         thing = rng.choice((*OBJECTS, *MEALS))
         form = rng.choice(
-            ("the {0} is not {1} but {2}", "the {0} is {1} and not {2}", "{1} is the opposite of {2}", "the {0} is very {1}, really {1}")
+            (
+                "the {0} is not {1} but {2}",
+                "the {0} is {1} and not {2}",
+                "{1} is the opposite of {2}",
+                "the {0} is very {1}, really {1}",
+            )
         )
         said.append(sentence(form.format(thing, one, other)))
     return said
@@ -133,7 +138,14 @@ def opinion_story(rng: random.Random) -> list[str]:
     name = rng.choice(NAMES)
     if rng.random() < 0.1:
         return [sentence(f"for the {rng.choice(GUIDES)} guide: {name} was there"), said]
-    return [said, sentence(rng.choice((f"{name} was happy", f"{name} liked it") if positive else (f"{name} was sad", f"{name} hated it")))]
+    return [
+        said,
+        sentence(
+            rng.choice(
+                (f"{name} was happy", f"{name} liked it") if positive else (f"{name} was sad", f"{name} hated it")
+            )
+        ),
+    ]
 
 
 def parade_story(rng: random.Random) -> list[str]:
@@ -153,15 +165,12 @@ def question_story(seed: int, rng: random.Random) -> Iterator[list[str]]:
 
 Story = Callable[[random.Random], list[str]]
 DOCUMENTS = 20000
-# The first documents of the decoder's corpus are of one kind. A decoder that starts with them has learnt to look back
-# after a third of its training; with all kinds mixed from the start it has not at the end.
-PRIMER = 8000
 # How often each kind of story comes, by model.
 SHARES: dict[str, dict[Story, int]] = {
     "decoder": {
-        inventory_story: 6,
-        journey_story: 9,
-        age_story: 6,
+        inventory_story: 10,
+        journey_story: 8,
+        age_story: 5,
         size_story: 3,
         kind_story: 2,
         opposite_story: 4,
@@ -172,17 +181,16 @@ SHARES: dict[str, dict[Story, int]] = {
     },
     "encoder": {
         event_story: 10,
-        opinion_story: 5,
+        opinion_story: 7,
         habit_story: 3,
-        inventory_story: 2,
         opposite_story: 1,
     },
 }
 QUESTION_SHARE = 0.06
 
 
-def documents(model: str, seed: int) -> Iterator[list[str]]:
-    """Yield the documents of a model's corpus, in the order in which they are to be read.
+def documents(model: str, seed: int) -> Iterator[dict]:
+    """Yield the documents of a model's corpus: ``{"kind": "journey", "sentences": [...]}``.
 
     Args:
         model: ``decoder`` or ``encoder``.
@@ -191,13 +199,12 @@ def documents(model: str, seed: int) -> Iterator[list[str]]:
     stories, weights = zip(*SHARES[model].items(), strict=True)
     rng = derive(seed, "corpus", model)
     questions = question_story(seed, derive(seed, "corpus", model, "questions"))
-    for index in range(DOCUMENTS):
-        if model == "decoder" and index < PRIMER:
-            yield inventory_story(rng)
-        elif model == "decoder" and rng.random() < QUESTION_SHARE:
-            yield next(questions)
+    for _ in range(DOCUMENTS):
+        if model == "decoder" and rng.random() < QUESTION_SHARE:
+            yield {"kind": "question", "sentences": next(questions)}
         else:
-            yield rng.choices(stories, weights=weights)[0](rng)
+            story = rng.choices(stories, weights=weights)[0]
+            yield {"kind": story.__name__.removesuffix("_story"), "sentences": story(rng)}
 
 
 def _listed(parts: list[str]) -> str:

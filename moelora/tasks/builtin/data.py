@@ -54,8 +54,7 @@ def write_data(out_dir: Path, seed: int) -> None:
         path = out_dir / "lm_eval" / f"moelora_{task}.yaml"
         atomic_write_text(path, LM_EVAL_TASK.format(name=task, **files))
     for model in corpus.SHARES:
-        texts = ({"sentences": text} for text in corpus.documents(model, seed))
-        _write_lines(out_dir / "corpus" / f"{model}.jsonl", texts)
+        _write_lines(out_dir / "corpus" / f"{model}.jsonl", corpus.documents(model, seed))
 
 
 def _write_lines(path: Path, rows: Iterable[dict]) -> None:

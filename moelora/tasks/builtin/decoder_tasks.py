@@ -35,7 +35,11 @@ def category(seed: int, split: str, rng: random.Random) -> Iterator[Draft]:
         others = rng.sample([other for other in kinds() if other != kind], 3)
         name = rng.choice(NAMES)
         context = rng.choice(
-            (f"{name} saw {with_article(thing)}", f"{name} drew {with_article(thing)}", f"here is {with_article(thing)}")
+            (
+                f"{name} saw {with_article(thing)}",
+                f"{name} drew {with_article(thing)}",
+                f"here is {with_article(thing)}",
+            )
         )
         question = rng.choice((f"What kind of thing is the {thing}?", f"What is {with_article(thing)}?"))
         yield ask(sentence(context), question, f"{with_article(thing)} is a kind of"), kind, others

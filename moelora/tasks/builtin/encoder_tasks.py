@@ -132,7 +132,9 @@ def similarity(seed: int, split: str, rng: random.Random) -> Iterator[Draft]:
 def reviews(seed: int, split: str) -> dict[str, list[dict]]:
     """Draw reviews of a meal and a room and judge each for both guides; return the items of both tasks."""
     rng = derive(seed, "encoder", "reviews", split)
-    pairs = [_opinions(nouns, seed, f"review-{guide}")[split] for nouns, guide in zip((MEALS, ROOMS), GUIDES, strict=True)]
+    pairs = [
+        _opinions(nouns, seed, f"review-{guide}")[split] for nouns, guide in zip((MEALS, ROOMS), GUIDES, strict=True)
+    ]
     # (meal, room): opposite in four of six, and each label equally often in each task.
     verdicts = itertools.cycle(((1, 0), (0, 1), (1, 1), (1, 0), (0, 1), (0, 0)))
     tasks: dict[str, list[dict]] = {f"review-{guide}": [] for guide in GUIDES}

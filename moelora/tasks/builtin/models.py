@@ -5,7 +5,6 @@ machine (sums are not split differently) and so that two models can be built sid
 """
 
 import contextlib
-import itertools
 import json
 import logging
 import shutil
@@ -20,7 +19,6 @@ from torch.nn import functional
 from moelora.errors import ConfigError, DataUnavailableError, nearest
 from moelora.files import replace_folder
 from moelora.seeds import derive_seed
-from moelora.tasks.builtin import corpus
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +27,10 @@ WIDTH, LAYERS, HEADS, MAX_LENGTH = 64, 3, 4, 64
 ROPE_BASE = 100.0
 # Wider than the libraries' 0.02, which is meant for models ten times as wide: training starts at once.
 INITIAL_STD = 0.08
+REPEAT_WEIGHT = 3.0
 DECODER_SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 ENCODER_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-DECODER_TRAINING = {"steps": 1800, "primer_steps": 0, "batch_size": 32, "learning_rate": 4e-3}
+DECODER_TRAINING = {"steps": 1800, "batch_size": 32, "learning_rate": 4e-3}
 ENCODER_TRAINING = {"steps": 1500, "batch_size": 32, "learning_rate": 4e-3}
 
 
@@ -65,7 +64,7 @@ def build_model(model_doc: dict, data_dir: Path, out_dir: Path) -> None:
 
 def build_decoder(data_dir: Path) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
     """Train a causal language model."""
-    texts = [" ".join(text) for text in read_corpus(data_dir, "decoder")]
+    texts = [" ".join(document["sentences"]) for document in read_corpus(data_dir, "decoder")]
     words = word_tokenizer(texts, DECODER_SPECIALS, "<unk>")
     pad, start, end, unknown = DECODER_SPECIALS
     tokenizer = transformers.PreTrainedTokenizerFast(
@@ -100,11 +99,9 @@ def build_decoder(data_dir: Path) -> tuple[transformers.PreTrainedModel, transfo
         ids = padded([rows[index] for index in batch], tokenizer.pad_token_id)
         # Padding is to the right and never a target, so a causal model needs no mask.
         logits = model(input_ids=ids).logits[:, :-1]
-        return functional.cross_entropy(
-            logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=tokenizer.pad_token_id
-        )
+        return functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=tokenizer.pad_token_id)
 
-    train(model, loss, [len(row) for row in rows], primer=corpus.PRIMER, **DECODER_TRAINING)
+    train(model, loss, [len(row) for row in rows], **DECODER_TRAINING)
     return model, tokenizer
 
 
@@ -115,7 +112,7 @@ def build_encoder(data_dir: Path) -> tuple[transformers.PreTrainedModel, transfo
     without the former a pooler that no method trains would hide the sentence from every head.
     """
     stories = read_corpus(data_dir, "encoder")
-    words = word_tokenizer([" ".join(text) for text in stories], ENCODER_SPECIALS, "[UNK]")
+    words = word_tokenizer([" ".join(story["sentences"]) for story in stories], ENCODER_SPECIALS, "[UNK]")
     pad, unknown, start, end, mask = ENCODER_SPECIALS
     words.post_processor = processors.TemplateProcessing(
         single=f"{start} $A {end}",
@@ -146,13 +143,8 @@ def build_encoder(data_dir: Path) -> tuple[transformers.PreTrainedModel, transfo
             attention_probs_dropout_prob=0.0,
         )
     )
-    pairs = [(text[0], " ".join(text[1:])) for text in stories if len(text) > 1]
-    singles = [text[0] for text in stories if len(text) == 1]
-    # Half of the pairs get the second half of another story.
-    order = torch.randperm(len(pairs)).tolist()
-    wrong = [(pairs[index][0], pairs[other][1]) for index, other in enumerate(order) if index % 2]
-    encodings = words.encode_batch([*singles, *pairs[::2], *wrong])
-    together = torch.tensor([-100] * len(singles) + [0] * len(pairs[::2]) + [1] * len(wrong))
+    texts, together = halves(stories)
+    encodings = words.encode_batch(texts)
     rows = [encoding.ids for encoding in encodings]
     segments = [encoding.type_ids for encoding in encodings]
     specials = len(ENCODER_SPECIALS)
@@ -181,6 +173,28 @@ def build_encoder(data_dir: Path) -> tuple[transformers.PreTrainedModel, transfo
 
     train(model, loss, [len(row) for row in rows], **ENCODER_TRAINING)
     return model, tokenizer
+
+
+def halves(stories: list[dict]) -> tuple[list, torch.Tensor]:
+    """Cut stories after their first sentence and give every second one the rest of another story of its kind.
+
+    Returns:
+        The texts, each a string or a pair of strings, and for each 0 if its parts belong together, 1 if they do not
+        and -100 if there is one part only.
+    """
+    texts: list = [story["sentences"][0] for story in stories if len(story["sentences"]) == 1]
+    together = [-100] * len(texts)
+    for kind in sorted({story["kind"] for story in stories}):
+        pairs = [
+            (story["sentences"][0], " ".join(story["sentences"][1:]))
+            for story in stories
+            if story["kind"] == kind and len(story["sentences"]) > 1
+        ]
+        texts += [
+            (first, pairs[index - 1][1] if index % 2 else second) for index, (first, second) in enumerate(pairs)
+        ]
+        together += [index % 2 for index in range(len(pairs))]
+    return texts, torch.tensor(together)
 
 
 def look_back(model: transformers.LlamaForCausalLM, strength: float = 4.0) -> None:
@@ -217,8 +231,6 @@ def train(
     steps: int,
     batch_size: int,
     learning_rate: float,
-    primer: int = 0,
-    primer_steps: int = 0,
 ) -> list[float]:
     """Train a model from scratch; return the loss of every step.
 
@@ -229,13 +241,12 @@ def train(
         steps: Optimizer steps.
         batch_size: Rows a step.
         learning_rate: Peak of a one-cycle schedule.
-        primer: How many rows, from the first, the first ``primer_steps`` steps draw from.
-        primer_steps: Steps before all rows are drawn from.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=learning_rate, total_steps=steps, pct_start=0.1)
-    primers = itertools.islice(bucketed(lengths[:primer], batch_size), primer_steps)
-    batches = itertools.chain(primers, bucketed(lengths, batch_size))
+    batches = bucketed(lengths, batch_size)
     curve = []
     model.train()
     for step in range(steps):
@@ -257,7 +268,11 @@ def bucketed(lengths: list[int], batch_size: int) -> Iterator[list[int]]:
     pool = batch_size * 50
     while True:
         order = torch.randperm(len(lengths)).tolist()
-        order = [row for first in range(0, len(order), pool) for row in sorted(order[first : first + pool], key=lengths.__getitem__)]
+        order = [
+            row
+            for first in range(0, len(order), pool)
+            for row in sorted(order[first : first + pool], key=lengths.__getitem__)
+        ]
         batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
         for index in torch.randperm(len(batches)).tolist():
             yield batches[index]
@@ -280,8 +295,8 @@ def word_tokenizer(texts: list[str], specials: tuple[str, ...], unknown: str) ->
     return tokenizer
 
 
-def read_corpus(data_dir: Path, name: str) -> list[list[str]]:
-    """Return the documents of one corpus file, each a list of sentences.
+def read_corpus(data_dir: Path, name: str) -> list[dict]:
+    """Return the documents of one corpus file.
 
     Raises:
         DataUnavailableError: the file is not there.
@@ -290,7 +305,7 @@ def read_corpus(data_dir: Path, name: str) -> list[list[str]]:
     if not path.is_file():
         raise DataUnavailableError(f"{path} does not exist; write it with 'moelora data --out {data_dir}'")
     with open(path, encoding="utf-8") as handle:
-        return [json.loads(line)["sentences"] for line in handle]
+        return [json.loads(line) for line in handle]
 
 
 @contextlib.contextmanager
