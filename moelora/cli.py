@@ -108,14 +108,14 @@ def _add_plan(verbs) -> None:
 
 
 def _add_data(verbs) -> None:
-    verb = _verb(verbs, "data", "moelora.build:run_data", "generate the data of the built-in suite")
+    verb = _verb(verbs, "data", "moelora.tasks.builtin.command:run_data", "generate the data of the built-in suite")
     verb.add_argument("--suite-task-source", required=True, metavar="NAME", help="source of the tasks, e.g. tiny")
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument("--out", type=Path, required=True, metavar="DIR")
 
 
 def _add_base(verbs) -> None:
-    verb = _verb(verbs, "base", "moelora.build:run_base", "build and pretrain a built-in base model")
+    verb = _verb(verbs, "base", "moelora.tasks.builtin.command:run_base", "build and pretrain a built-in base model")
     verb.add_argument("--model", type=Path, required=True, metavar="MODEL.yaml")
     verb.add_argument("--data", type=Path, required=True, metavar="DIR")
     verb.add_argument("--out", type=Path, required=True, metavar="DIR")

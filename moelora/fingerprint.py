@@ -37,8 +37,13 @@ def fingerprint(roots: Iterable[str]) -> str:
     Raises:
         ConfigError: there is no such module.
     """
+    return _fingerprint(tuple(sorted(set(roots))))
+
+
+@cache
+def _fingerprint(roots: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
-    for name in sorted(closure(roots)):
+    for name in sorted(_closure(roots)):
         digest.update(f"{name}\0{_module(name).digest}\n".encode())
     return digest.hexdigest()[:16]
 
@@ -220,5 +225,5 @@ def _is_package(name: str) -> bool:
 
 def clear_cache() -> None:
     """Forget parsed files: for processes that live while sources are edited, such as tests."""
-    for function in (_closure, _module, _path):
+    for function in (_fingerprint, _closure, _module, _path):
         function.cache_clear()

@@ -84,7 +84,7 @@ def adaptable_linears(model: nn.Module, document: dict[str, Any]) -> tuple[Linea
                 if len(names) != 1 or not hasattr(modules[names[0]], "in_features"):
                     there = sorted(name for name, module in modules.items() if isinstance(module, nn.Linear))
                     raise TargetModulesError(
-                        f"model '{document['name']}' promises a linear '{suffix}' ({part}.{kind}), but {len(names)} are there; "
+                        f"model '{document['name']}' promises a linear '{suffix}' ({part}.{kind}), found {len(names)}; "
                         "correct 'block', 'layers' or 'modules' in its file. "
                         f"Linear modules: {', '.join(there[:40])}{' …' if len(there) > 40 else ''}"
                     )

@@ -8,7 +8,7 @@ import pytest
 from moelora import cli
 
 REPOSITORY = Path(__file__).parents[1]
-SUITES = REPOSITORY / "workflow" / "config" / "suites"
+GRID = Path(__file__).with_name("grid.yaml")
 VERBS = "plan data base sensitivity allocate tune train evaluate costs collect report publish new-method".split()
 HEAVY = {"torch", "transformers", "peft", "datasets", "lm_eval", "pandas", "matplotlib", "snakemake", "scipy"}
 
@@ -34,7 +34,7 @@ def test_planning_is_light():
         "from moelora.plans import expand\n"
         "from moelora.methods import get_method, method_names\n"
         "[get_method(name) for name in method_names()]\n"
-        "expand('workflow/config/suites/glue-minilm.yaml', 'workflow/config').documents()"
+        "expand('tests/grid.yaml', 'workflow/config').documents()"
     )
     assert loaded_by(code) == set()
 
@@ -78,21 +78,21 @@ def test_traceback_on_request(monkeypatch):
 
 def test_plan_prints_a_table_and_writes_nothing(tmp_path, capsys):
     options = ["--config-dir", str(REPOSITORY / "workflow" / "config"), "--results", str(tmp_path)]
-    assert cli.main(["plan", str(SUITES / "stories.yaml"), *options]) == 0
+    assert cli.main(["plan", str(GRID), *options]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:5] == ["model", "task", "variant", "regime", "seed"]
-    assert lines[-1] == "12 runs in 6 jobs"
+    assert lines[-1] == "210 runs in 110 jobs"
     assert list(tmp_path.iterdir()) == []
 
 
 def test_plan_writes_and_prints_json(tmp_path, capsys):
     options = ["--config-dir", str(REPOSITORY / "workflow" / "config"), "--results", str(tmp_path)]
-    assert cli.main(["plan", str(SUITES / "stories.yaml"), *options, "--write"]) == 0
-    assert "13 files written" in capsys.readouterr().out
-    assert cli.main(["plan", str(SUITES / "stories.yaml"), *options, "--json"]) == 0
+    assert cli.main(["plan", str(GRID), *options, "--write"]) == 0
+    assert "211 files written" in capsys.readouterr().out
+    assert cli.main(["plan", str(GRID), *options, "--json"]) == 0
     plans = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     written = [json.loads(path.read_text()) for path in tmp_path.rglob("plan.json")]
-    assert len(plans) == 12
+    assert len(plans) == 210
     assert sorted(plans, key=json.dumps) == sorted(written, key=json.dumps)
 
 
@@ -100,8 +100,8 @@ def test_folder_that_cannot_be_written_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("MOELORA_TRACEBACK", raising=False)
     (tmp_path / "results").write_text("a file where a folder is wanted")
     options = ["--config-dir", str(REPOSITORY / "workflow" / "config"), "--results", str(tmp_path / "results")]
-    assert cli.main(["plan", str(SUITES / "stories.yaml"), *options, "--write"]) == 2
-    assert f"moelora: error: cannot write {tmp_path}/results/stories/" in capsys.readouterr().err
+    assert cli.main(["plan", str(GRID), *options, "--write"]) == 2
+    assert f"moelora: error: cannot write {tmp_path}/results/grid/" in capsys.readouterr().err
 
 
 def test_arguments_may_stand_in_a_file(tmp_path):
@@ -123,10 +123,10 @@ def test_base_refuses_a_model_from_the_hub(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("MOELORA_TRACEBACK", raising=False)
     model = REPOSITORY / "workflow" / "config" / "models" / "minilm.yaml"
     assert cli.main(["base", "--model", str(model), "--data", str(tmp_path), "--out", str(tmp_path / "base")]) == 2
-    assert "models from the hub are loaded, not built" in capsys.readouterr().err
+    assert "only built-in models are built" in capsys.readouterr().err
 
 
 def test_data_refuses_an_unknown_source(tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("MOELORA_TRACEBACK", raising=False)
     assert cli.main(["data", "--suite-task-source", "tini", "--out", str(tmp_path)]) == 2
-    assert "unknown built-in task source 'tini'; did you mean 'tiny'?" in capsys.readouterr().err
+    assert "unknown built-in source 'tini'; did you mean 'tiny'?" in capsys.readouterr().err

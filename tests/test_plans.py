@@ -12,12 +12,12 @@ from moelora.plans import expand, plan_hash, resolve
 
 REPOSITORY = Path(__file__).parents[1]
 CONFIG = REPOSITORY / "workflow" / "config"
-GLUE = CONFIG / "suites" / "glue-minilm.yaml"
+GRID = Path(__file__).with_name("grid.yaml")
 
 
 @pytest.fixture
 def suite():
-    return load_yaml(GLUE)
+    return load_yaml(GRID)
 
 
 @pytest.fixture
@@ -290,8 +290,8 @@ def test_matched_lora(suite):
 def test_enrolment_adds_variants_and_their_matched_lora(config_dir, suite):
     suite["variants"] = ["lora", "mixlora"]
     suite["match"] = ["mixlora"]
-    edit(config_dir / "methods" / "dense_moe_lora.yaml", enrol=["glue-minilm"])
-    edit(config_dir / "methods" / "dora.yaml", enrol=["glue-minilm", "tiny"])
+    edit(config_dir / "methods" / "dense_moe_lora.yaml", enrol=["grid"])
+    edit(config_dir / "methods" / "dora.yaml", enrol=["grid", "tiny"])
     names = [variant.name for variant in expand(suite, config_dir).variants]
     assert names == ["lora", "mixlora", "lora-match-mixlora", "dense_moe_lora", "lora-match-dense_moe_lora", "dora"]
 

@@ -23,6 +23,7 @@ class Checkout:
                 shutil.copytree(source, path / part, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(source, path / part)
+        shutil.copy(REPOSITORY / "tests" / "grid.yaml", path / "grid.yaml")
 
     @property
     def environment(self) -> dict[str, str]:

@@ -1,11 +1,12 @@
 """What is to be done, without doing it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import yaml
 
-GLUE = "workflow/config/suites/glue-minilm.yaml"
+GRID = "grid.yaml"
 
 
 def test_default_suite_is_tiny(checkout):
@@ -33,47 +34,51 @@ def test_another_suite_inherits_nothing_from_the_default(checkout):
         "train": 110,
         "tune": 50,
     }
-    assert checkout.dry_run("--configfile", GLUE) == expected
-    assert checkout.dry_run("--config", "suite=glue-minilm") == expected
-    suite = json.loads((checkout.path / "results/glue-minilm/suite.json").read_text())
-    assert "training_by_variant" not in yaml.safe_load((checkout.path / GLUE).read_text())
+    assert checkout.dry_run("--configfile", GRID) == expected
+    suite = json.loads((checkout.path / "results/grid/suite.json").read_text())
+    assert "training_by_variant" not in yaml.safe_load((checkout.path / GRID).read_text())
     assert suite["training_by_variant"] == {}
 
 
+def test_suite_may_be_given_by_name(checkout):
+    shutil.copy(checkout.path / GRID, checkout.path / "workflow/config/suites/grid.yaml")
+    assert checkout.dry_run("--config", "suite=grid", "tasks=[mrpc]")["tune"] == 10
+
+
 def test_keys_may_be_overridden(checkout):
-    jobs = checkout.dry_run("--configfile", GLUE, "--config", "tasks=[mrpc]", "results=elsewhere")
+    jobs = checkout.dry_run("--configfile", GRID, "--config", "tasks=[mrpc]", "results=elsewhere")
     assert (jobs["train"], jobs["tune"]) == (22, 10)
-    assert (checkout.path / "elsewhere/glue-minilm/minilm/mrpc/lora@tuned/seed2/plan.json").is_file()
+    assert (checkout.path / "elsewhere/grid/minilm/mrpc/lora@tuned/seed2/plan.json").is_file()
     assert not (checkout.path / "results").exists()
 
 
 def test_targets_stop_early(checkout):
-    arguments = ("--configfile", GLUE, "--config", "tasks=[mrpc]", "--")
+    arguments = ("--configfile", GRID, "--config", "tasks=[mrpc]", "--")
     assert "report" not in checkout.dry_run(*arguments, "records")
     assert checkout.dry_run(*arguments, "tables")["report"] == 1
 
 
 def test_scoring_may_be_a_job_of_its_own(checkout):
-    jobs = checkout.dry_run("--configfile", GLUE, "--config", "tasks=[mrpc]", "evaluation={separate_job: true}")
+    jobs = checkout.dry_run("--configfile", GRID, "--config", "tasks=[mrpc]", "evaluation={separate_job: true}")
     assert jobs["evaluate"] == jobs["train"] == 22
 
 
 def test_suite_without_costs(checkout):
-    assert "costs" not in checkout.dry_run("--configfile", GLUE, "--config", "tasks=[mrpc]", "costs=null")
+    assert "costs" not in checkout.dry_run("--configfile", GRID, "--config", "tasks=[mrpc]", "costs=null")
 
 
 def test_plans_are_written_once(checkout):
-    checkout.dry_run("--configfile", GLUE)
-    root = checkout.path / "results/glue-minilm"
+    checkout.dry_run("--configfile", GRID)
+    root = checkout.path / "results/grid"
     stamps = {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()}
     assert len([path for path in stamps if path.name == "plan.json"]) == 210
-    checkout.dry_run("--configfile", GLUE)
+    checkout.dry_run("--configfile", GRID)
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()} == stamps
 
 
 def test_bad_input_ends_before_the_graph_with_one_message(checkout):
     path = checkout.path / "workflow/config/suites/mine.yaml"
-    suite = yaml.safe_load((checkout.path / GLUE).read_text())
+    suite = yaml.safe_load((checkout.path / GRID).read_text())
     suite["variantes"] = suite.pop("variants")
     path.write_text(yaml.safe_dump(suite))
     output = checkout.snakemake("-n", "--configfile", str(path), check=False)
@@ -84,7 +89,7 @@ def test_bad_input_ends_before_the_graph_with_one_message(checkout):
 
 def test_key_given_twice_is_refused(checkout):
     path = checkout.path / "workflow/config/suites/mine.yaml"
-    path.write_text((checkout.path / GLUE).read_text() + "\nthreads: 2\n")
+    path.write_text((checkout.path / GRID).read_text() + "\nthreads: 2\n")
     output = checkout.snakemake("-n", "--configfile", str(path), check=False)
     assert "key 'threads' stands on line" in output
     assert "Building DAG" not in output
@@ -96,7 +101,7 @@ def test_unknown_suite_names_the_nearest(checkout):
 
 
 def test_thousand_runs_make_a_thousand_jobs(checkout):
-    suite = yaml.safe_load((checkout.path / GLUE).read_text())
+    suite = yaml.safe_load((checkout.path / GRID).read_text())
     suite |= {"name": "large", "match": [], "variants": ["lora", "lora-r16", "dora", "dense_moe_lora", "mixlora"]}
     suite["regimes"] = {"published": {"seeds": list(range(40))}}
     suite["jobs"] = {"carry": []}
@@ -109,12 +114,12 @@ def test_rule_of_a_method_is_found_by_its_name(checkout):
     rules = checkout.path / "workflow/rules/methods"
     text = (rules / "_template.smk").read_text().replace("METHOD_NAME", "mola")
     (rules / "mola.smk").write_text(text)
-    assert "allocate_mola" in checkout.snakemake("--list-rules", "--configfile", GLUE)
-    assert "METHOD_NAME" not in checkout.snakemake("--list-rules", "--configfile", GLUE)
+    assert "allocate_mola" in checkout.snakemake("--list-rules", "--configfile", GRID)
+    assert "METHOD_NAME" not in checkout.snakemake("--list-rules", "--configfile", GRID)
 
 
 def test_costs_run_alone(checkout):
-    output = checkout.snakemake("-n", "--configfile", GLUE, "--config", "tasks=[mrpc]")
+    output = checkout.snakemake("-n", "--configfile", GRID, "--config", "tasks=[mrpc]")
     costs = output[output.index("rule costs:") :].split("\n\n")[0]
     assert "threads: 2" in costs  # every core that Snakemake was given
     train = output[output.index("rule train:") :].split("\n\n")[0]
@@ -123,7 +128,7 @@ def test_costs_run_alone(checkout):
 
 def test_workflow_never_imports_torch(checkout):
     (checkout.path / "torch.py").write_text("raise SystemExit('torch was imported')\n")
-    assert checkout.dry_run("--configfile", GLUE)["train"] == 110
+    assert checkout.dry_run("--configfile", GRID)["train"] == 110
 
 
 def test_suites_in_the_tree_have_graphs(checkout):

@@ -37,6 +37,14 @@ def records(checkout) -> dict[str, dict]:
     return found
 
 
+def adapter_files(run_folder: Path) -> dict[str, bytes]:
+    """Return the bytes of an adapter's files, without the path of the base model, which says where results lie."""
+    files = {path.name: path.read_bytes() for path in (run_folder / "adapter").iterdir()}
+    config = json.loads(files.pop("adapter_config.json"))
+    del config["base_model_name_or_path"]
+    return files | {"adapter_config.json": json.dumps(config).encode()}
+
+
 def test_story_of_a_suite(checkout):
     shrink(checkout, VARIANTS)
     checkout.snakemake()
@@ -51,9 +59,7 @@ def test_story_of_a_suite(checkout):
     assert checkout.dry_run() == {}
 
     edit(methods / "mixlora.py", "r=settings.r,", "r=settings.r + 0,")
-    jobs = checkout.snakemake("-n", "--quiet", "rules")
     assert checkout.dry_run() == {"all": 1, "collect": 1, "costs": 1, "report": 1, "train": 1}
-    assert "train" in jobs
     edit(methods / "mixlora.py", "r=settings.r + 0,", "r=settings.r,")
     assert checkout.dry_run() == {}
 
@@ -90,7 +96,7 @@ def test_killed_pipeline_ends_with_the_same_numbers(checkout, tmp_path):
     )
     run_folder = checkout.path / "results/tiny/tiny-encoder/tiny-review-food/lora/seed0"
     deadline = time.monotonic() + 600
-    while not any((run_folder / ".state").rglob("*")) and not (run_folder / "record.json").exists():
+    while not any((run_folder / ".state").glob("[!.]*.pt")) and not (run_folder / "record.json").exists():
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
@@ -101,11 +107,11 @@ def test_killed_pipeline_ends_with_the_same_numbers(checkout, tmp_path):
     record = json.loads((run_folder / "record.json").read_text())
     assert record["training"]["resumed"] >= 1
     interrupted = records(checkout)
-    adapter = {path.name: path.read_bytes() for path in (run_folder / "adapter").iterdir()}
+    adapter = adapter_files(run_folder)
     checkout.snakemake("--config", "results=again", "--", "records")
     again = checkout.path / "again/tiny/tiny-encoder/tiny-review-food/lora/seed0"
     undisturbed = json.loads((again / "record.json").read_text())
     assert undisturbed["training"]["resumed"] == 0
     assert undisturbed["training"]["loss_curve"] == interrupted["lora", 0]["curve"]
     assert undisturbed["scores"] == interrupted["lora", 0]["scores"]
-    assert {path.name: path.read_bytes() for path in (again / "adapter").iterdir()} == adapter
+    assert adapter_files(again) == adapter

@@ -22,7 +22,7 @@ rule base:
         get_suite_path(layout.log("base", "{model}")),
     threads: 1
     resources:
-        gpu_percent=get_card_percent,
+        gpu_percent=CARD_PERCENT,
     params:
         fingerprint=get_command_fingerprint("moelora.tasks.builtin.models"),
     shell:

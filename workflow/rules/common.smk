@@ -115,11 +115,6 @@ def get_model_source_options(wildcards):
     )
 
 
-def get_job_sources(wildcards):
-    """Return data and base model of a job."""
-    return list(get_source_paths(get_job(wildcards).model).values())
-
-
 def get_job_source_options(wildcards):
     """Return ``--data`` and ``--base`` of a job."""
     return " ".join(
@@ -138,9 +133,13 @@ def get_job_plans(wildcards):
     return [get_suite_path(run.plan_path) for run in get_job(wildcards).runs]
 
 
-def get_job_pending(wildcards):
-    """Return allocations and tuned learning rates that a job's plans wait for."""
-    return [get_suite_path(path) for path in get_job(wildcards).pending_files]
+def get_job_requirements(wildcards):
+    """Return what a job's plans wait for: allocations, tuned learning rates, built-in data and a built base model."""
+    job = get_job(wildcards)
+    return [
+        *map(get_suite_path, job.pending_files),
+        *get_source_paths(job.model).values(),
+    ]
 
 
 def get_job_fingerprint(wildcards):
@@ -256,14 +255,7 @@ def get_all_cores(wildcards):
     return workflow.cores or 1
 
 
-def get_card_percent(wildcards):
-    """Return how many hundredths of a GPU a run asks for: the suite's share where there is a GPU, else none."""
-    return SUITE["card_share"] if HAS_CARD else 0
-
-
-def get_whole_card(wildcards):
-    """Return one whole GPU where there is one."""
-    return 100 if HAS_CARD else 0
-
-
 HAS_CARD = shutil.which("nvidia-smi") is not None
+# Hundredths of a GPU that a run asks for: the suite's share where there is a GPU, else none.
+CARD_PERCENT = SUITE["card_share"] if HAS_CARD else 0
+WHOLE_CARD = 100 if HAS_CARD else 0

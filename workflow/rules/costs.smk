@@ -14,7 +14,7 @@ if SUITE["costs"]:
             get_suite_path(layout.log("costs", "{model}")),
         threads: get_all_cores
         resources:
-            gpu_percent=get_whole_card,
+            gpu_percent=WHOLE_CARD,
         params:
             rounds=SUITE["costs"]["rounds"],
             warmup=SUITE["costs"]["warmup"],

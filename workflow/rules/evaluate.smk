@@ -6,14 +6,14 @@ if is_scored_apart():
         input:
             trained=TRAINED,
             plans=get_job_plans,
-            sources=get_job_sources,
+            requirements=get_job_requirements,
         output:
             SCORED,
         log:
             get_suite_path(layout.log("evaluate", "{job}")),
         threads: SUITE["threads"]
         resources:
-            gpu_percent=get_card_percent,
+            gpu_percent=CARD_PERCENT,
         params:
             sources=get_job_source_options,
             fingerprint=get_job_fingerprint,

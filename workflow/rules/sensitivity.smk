@@ -11,7 +11,7 @@ rule sensitivity:
         get_suite_path(layout.log("sensitivity", "{model}--{task}")),
     threads: SUITE["threads"]
     resources:
-        gpu_percent=get_card_percent,
+        gpu_percent=CARD_PERCENT,
     params:
         examples=SUITE["sensitivity"]["examples"],
         batch_size=SUITE["sensitivity"]["batch_size"],

@@ -14,7 +14,7 @@ rule tune:
         get_suite_path(layout.log("tune", "{model}--{label}--{task}")),
     threads: SUITE["threads"]
     resources:
-        gpu_percent=get_card_percent,
+        gpu_percent=CARD_PERCENT,
     params:
         tune=get_tuning_settings,
         sources=get_model_source_options,
@@ -26,15 +26,14 @@ rule tune:
 rule train:
     input:
         plans=get_job_plans,
-        pending=get_job_pending,
-        sources=get_job_sources,
+        requirements=get_job_requirements,
     output:
         TRAINED if is_scored_apart() else SCORED,
     log:
         get_suite_path(layout.log("train", "{job}")),
     threads: SUITE["threads"]
     resources:
-        gpu_percent=get_card_percent,
+        gpu_percent=CARD_PERCENT,
     params:
         evaluate="" if is_scored_apart() else "--evaluate",
         sources=get_job_source_options,

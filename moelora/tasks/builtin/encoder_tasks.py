@@ -201,5 +201,5 @@ def _opinions(nouns: tuple[str, ...], seed: int, label: str) -> list[tuple[str, 
 def _clause(pair: tuple[str, int], label: int, rng: random.Random, pairs: list) -> str:
     """Return a clause of the given sentiment with the noun and the opinion word of a pair."""
     noun, word = pair
-    negated = rng.random() < 0.4
+    negated = rng.random() < 0.25
     return opinion(noun, (PRAISE if bool(label) != negated else BLAME)[word], negated, rng)

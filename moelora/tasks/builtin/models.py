@@ -26,12 +26,12 @@ WIDTH, LAYERS, HEADS, MAX_LENGTH = 64, 3, 4, 64
 # Rows hold at most 64 words, so slow rotations would tell no positions apart.
 ROPE_BASE = 100.0
 # Wider than the libraries' 0.02, which is meant for models ten times as wide: training starts at once.
-INITIAL_STD = 0.08
+INITIAL_STD = 0.12
 REPEAT_WEIGHT = 3.0
 DECODER_SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
 ENCODER_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 DECODER_TRAINING = {"steps": 1800, "batch_size": 32, "learning_rate": 4e-3}
-ENCODER_TRAINING = {"steps": 1500, "batch_size": 32, "learning_rate": 4e-3}
+ENCODER_TRAINING = {"steps": 1500, "batch_size": 32, "learning_rate": 2e-3}
 
 
 def build_model(model_doc: dict, data_dir: Path, out_dir: Path) -> None:

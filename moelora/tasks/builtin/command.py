@@ -1,0 +1,39 @@
+"""``moelora data`` and ``moelora base``: the built-in suite's data and base models."""
+
+import argparse
+
+from moelora.errors import ConfigError, nearest
+from moelora.tasks.builtin import build_model, write_data
+
+SOURCES = ("tiny",)
+
+
+def run_data(options: argparse.Namespace) -> int:
+    """Write the built-in data.
+
+    Raises:
+        ConfigError: there is no source of that name.
+    """
+    name = options.suite_task_source
+    if name not in SOURCES:
+        raise ConfigError(f"unknown built-in source '{name}'{nearest(name, SOURCES)}")
+    write_data(options.out, options.seed)
+    return 0
+
+
+def run_base(options: argparse.Namespace) -> int:
+    """Build a base model from its seed and save it.
+
+    Raises:
+        ConfigError: the model file has no built-in source, or none of that name.
+    """
+    import yaml
+
+    from moelora.progress import start_logging
+
+    start_logging()
+    document = yaml.safe_load(options.model.read_text(encoding="utf-8"))
+    if "builtin" not in document["source"]:
+        raise ConfigError(f"{options.model} names a model of the hub; only built-in models are built")
+    build_model(document, options.data, options.out)
+    return 0
