@@ -53,7 +53,6 @@ def carry_out_all(options: argparse.Namespace, *, evaluate: bool) -> int:
         if not opened.fingerprint:
             match = opened.plan.get("match")
             opened.fingerprint = method_fingerprint(opened.plan["method"], *([match["method"]] if match else []))
-            opened.key = f"{opened.hash}-{opened.fingerprint}"
         runs.append(opened)
         with run_log(opened.folder / "log.txt"):
             record = carry_out(opened, evaluate=evaluate)

@@ -1,10 +1,11 @@
 """One run: from a plan to an adapter, scores and a record.
 
-Each step is skipped when its file is already there for the same key, which is the hash of the resolved plan and the
-fingerprint of the code behind it.
+Each step is skipped when its file is already there for the same key: the hash of the resolved plan, the fingerprint of
+the code behind it, and a digest of what the suite built for it.
 """
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import traceback
@@ -33,13 +34,13 @@ def load_tasks(plan: dict[str, Any], data_dir: "Path | None") -> list[Task]:
 
 @dataclasses.dataclass
 class Run:
-    """A plan with its folder, its key and where its sources lie."""
+    """A plan with its folder, and where its sources lie; ``sources`` is a digest of built-in data and base model."""
 
     folder: Path
     plan: dict[str, Any]
     pending: dict[str, Any]
-    key: str
     fingerprint: str
+    sources: str
     data_dir: "Path | None"
     base_dir: "Path | None"
 
@@ -47,6 +48,11 @@ class Run:
     def label(self) -> str:
         """Return a short name for log lines."""
         return f"{self.plan['model']['name']} {self.plan['task']} {self.folder.parent.name} seed {self.plan['seed']}"
+
+    @property
+    def key(self) -> str:
+        """Return what the run's number depends on: the plan, the code, and what was built for it."""
+        return run_key(self.hash, self.fingerprint, self.sources)
 
     @property
     def hash(self) -> str:
@@ -59,12 +65,33 @@ class Run:
             document = read_record(self.folder / name) if name == "record.json" else read_json(self.folder / name)
         except RecordError:
             return None
-        key = document.get("key") or f"{document.get('plan_hash')}-{document.get('fingerprint')}"
+        key = document.get("key") or run_key(*(str(document.get(x)) for x in ("plan_hash", "fingerprint", "sources")))
         return document if key == self.key else None
 
     def suite_file(self, path: str) -> Path:
         """Return a file that the plan names relative to the suite's folder."""
         return suite_root(self.folder / "plan.json") / path
+
+
+def run_key(plan_hash: str, fingerprint: str, sources: str) -> str:
+    """Return the key of a run's state, adapter and record."""
+    return f"{plan_hash}-{fingerprint}-{sources}"
+
+
+def source_digest(plan: dict[str, Any], data_dir: "Path | None", base_dir: "Path | None") -> str:
+    """Return a digest of the built-in data and base model of a run, which its plan names by seed only.
+
+    Sources of the hub are identified by commit in the record; they do not change beneath a suite.
+    """
+    digest = hashlib.sha256()
+    folders = [Path(base_dir)] if base_dir is not None and "builtin" in plan["model"]["source"] else []
+    if data_dir is not None:
+        names = [task["name"].removeprefix("tiny-") for task in plan["tasks"] if "builtin" in task["source"]]
+        folders += [Path(data_dir) / half / name for name in names for half in ("encoder", "decoder")]
+    for folder in folders:
+        for path in sorted(folder.glob("*")):
+            digest.update(f"{path.name}\0{sha256_file(path)}\n".encode())
+    return digest.hexdigest()[:16]
 
 
 def suite_root(plan_path: Path) -> Path:
@@ -77,8 +104,8 @@ def open_run(plan_path: Path, fingerprint: str, data_dir: "Path | None", base_di
     plan = read_json(plan_path, "plan")
     resolved = resolve(plan, suite_root(plan_path))
     atomic_write_json(plan_path.with_name("resolved.json"), resolved)
-    key = f"{plan_hash(resolved)}-{fingerprint}"
-    return Run(plan_path.parent, resolved, plan.get("pending", {}), key, fingerprint, data_dir, base_dir)
+    sources = source_digest(resolved, data_dir, base_dir)
+    return Run(plan_path.parent, resolved, plan.get("pending", {}), fingerprint, sources, data_dir, base_dir)
 
 
 def choose_device() -> Any:
@@ -290,6 +317,7 @@ def make_record(
         "plan": plan,
         "plan_hash": run.hash,
         "fingerprint": run.fingerprint,
+        "sources": run.sources,
         "attached": trained["attached"],
         "parameters": trained["parameters"],
         "training": trained["training"],

@@ -109,6 +109,21 @@ def test_a_changed_adapter_is_trained_again(world, tmp_path):
     assert path.read_bytes() == whole
 
 
+def test_another_base_model_is_another_run(world, tmp_path):
+    import shutil
+
+    run, record = run_once(world, tmp_path, plan("encoder", [task_document("mood")]))
+    again = open_run(run.folder / "plan.json", "test", world / "data", world / "encoder")
+    assert again.done("record.json") == record
+    other = tmp_path / "encoder"
+    shutil.copytree(world / "encoder", other)
+    weights = bytearray((other / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (other / "model.safetensors").write_bytes(weights)
+    changed = open_run(run.folder / "plan.json", "test", world / "data", other)
+    assert changed.done("record.json") is None and changed.done("train.json") is None
+
+
 def test_a_truncated_adapter_is_named(world, tmp_path):
     from moelora.training.attach import load_adapter
 

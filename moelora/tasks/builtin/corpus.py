@@ -1,7 +1,7 @@
-"""Texts that the base models are trained on: the language and the facts, and a little of the form of questions.
+"""Texts that the decoder is trained on: the language and the facts, and a little of the form of questions.
 
-A document is a list of one to six sentences. Both models read the same kinds of story, each in its own proportions; the
-decoder reads questions besides, so that it has seen what a question and its answer look like. Questions are built like
+A document is a list of one to six sentences: a story, or a question with its answer, so that the decoder has seen
+what those look like. Questions are built like
 those of two tasks, from the lexical combinations of their train splits only, and no story is built like an item: no
 item of a test split occurs here (tested).
 
@@ -9,25 +9,20 @@ Small models learn in a minute only what is said densely. So a story says again,
 it has said: every word that can be found by looking back is a lesson in looking back.
 """
 
+import itertools
 import random
 from collections.abc import Callable, Iterator
 
 from moelora.tasks.builtin import decoder_tasks
-from moelora.tasks.builtin.encoder_tasks import agreement, opinion
-from moelora.tasks.builtin.grammar import derive, scene, sentence, tell, with_article
+from moelora.tasks.builtin.grammar import derive, sentence, with_article
 from moelora.tasks.builtin.lexicon import (
     ANIMALS,
     ANTONYMS,
-    BLAME,
     COLOURS,
-    GUIDES,
     MEALS,
     NAMES,
     OBJECTS,
     PLACES,
-    PRAISE,
-    ROOMS,
-    SHOWS,
     VILLAGES,
     kinds,
 )
@@ -83,12 +78,16 @@ def opposite_story(rng: random.Random) -> list[str]:
 
 def inventory_story(rng: random.Random) -> list[str]:
     """List coloured things and say their colours again in another order."""
-    count = rng.randrange(3, 5)
+    count = rng.randrange(2, 5)
     pairs = [(thing, rng.choice(COLOURS)) for thing in rng.sample(OBJECTS, count)]
     shown = [with_article(f"{hue} {thing}") for thing, hue in pairs]
     again = [f"the {thing} is {hue}" for thing, hue in rng.sample(pairs, count)]
     first, second = rng.sample(NAMES, 2)
-    return [sentence(f"{first} has {_listed(shown[:-1])}"), sentence(f"{second} has {shown[-1]}"), sentence(_listed(again))]
+    return [
+        sentence(f"{first} has {_listed(shown[:-1])}"),
+        sentence(f"{second} has {shown[-1]}"),
+        sentence(_listed(again)),
+    ]
 
 
 def journey_story(rng: random.Random) -> list[str]:
@@ -104,44 +103,14 @@ def journey_story(rng: random.Random) -> list[str]:
 
 
 def age_story(rng: random.Random) -> list[str]:
-    """Compare the ages of three people and conclude."""
-    old, middle, young = rng.sample(NAMES, 3)
-    said = [decoder_tasks.compare_ages(old, middle, rng), decoder_tasks.compare_ages(middle, young, rng)]
+    """Compare the ages of two or three people and conclude."""
+    people = rng.sample(NAMES, rng.randrange(2, 4))
+    said = [decoder_tasks.compare_ages(*pair, rng) for pair in itertools.pairwise(people)]
     rng.shuffle(said)
-    ends = [f"the oldest is {old}", f"the youngest is {young}"]
+    if len(people) == 2:
+        said.append(f"Both live near the {rng.choice(PLACES)}.")
+    ends = [f"the oldest is {people[0]}", f"the youngest is {people[-1]}"]
     return [*said, sentence(_listed(rng.sample(ends, 2)))]
-
-
-def event_story(rng: random.Random) -> list[str]:
-    """Tell an event, most often twice in other words."""
-    event = scene(rng)
-    first = tell(event, rng, passive=rng.random() < 0.3, synonyms=rng.random() < 0.3, short=rng.random() < 0.5)
-    if rng.random() < 0.1:
-        return [first]
-    return [first, tell(event, rng, passive=rng.random() < 0.5, synonyms=rng.random() < 0.5, short=rng.random() < 0.5)]
-
-
-def habit_story(rng: random.Random) -> list[str]:
-    """Say something in the present tense, grammatically."""
-    return [sentence(" ".join(agreement(rng)))]
-
-
-def opinion_story(rng: random.Random) -> list[str]:
-    """Give an opinion and what came of it."""
-    positive, negated = rng.random() < 0.5, rng.random() < 0.3
-    noun = rng.choice((*MEALS, *ROOMS, *SHOWS))
-    said = sentence(opinion(noun, rng.choice(PRAISE if positive != negated else BLAME), negated, rng))
-    name = rng.choice(NAMES)
-    if rng.random() < 0.1:
-        return [sentence(f"for the {rng.choice(GUIDES)} guide: {name} was there"), said]
-    return [
-        said,
-        sentence(
-            rng.choice(
-                (f"{name} was happy", f"{name} liked it") if positive else (f"{name} was sad", f"{name} hated it")
-            )
-        ),
-    ]
 
 
 def parade_story(rng: random.Random) -> list[str]:
@@ -161,39 +130,30 @@ def question_story(seed: int, rng: random.Random) -> Iterator[list[str]]:
 
 Story = Callable[[random.Random], list[str]]
 DOCUMENTS = 20000
-# How often each kind of story comes, by model.
-SHARES: dict[str, dict[Story, int]] = {
-    "decoder": {
-        inventory_story: 10,
-        journey_story: 8,
-        age_story: 4,
-        size_story: 3,
-        kind_story: 2,
-        opposite_story: 3,
-        parade_story: 1,
-    },
-    "encoder": {
-        event_story: 10,
-        opinion_story: 7,
-        habit_story: 3,
-        opposite_story: 1,
-    },
+# How often each kind of story comes.
+SHARES: dict[Story, int] = {
+    inventory_story: 10,
+    journey_story: 8,
+    age_story: 4,
+    size_story: 3,
+    kind_story: 2,
+    opposite_story: 3,
+    parade_story: 1,
 }
 QUESTION_SHARE = 0.06
 
 
-def documents(model: str, seed: int) -> Iterator[dict]:
-    """Yield the documents of a model's corpus: ``{"kind": "journey", "sentences": [...]}``.
+def documents(seed: int) -> Iterator[dict]:
+    """Yield the documents of the decoder's corpus: ``{"kind": "journey", "sentences": [...]}``.
 
     Args:
-        model: ``decoder`` or ``encoder``.
         seed: Seed of the data.
     """
-    stories, weights = zip(*SHARES[model].items(), strict=True)
-    rng = derive(seed, "corpus", model)
-    questions = question_story(seed, derive(seed, "corpus", model, "questions"))
+    stories, weights = zip(*SHARES.items(), strict=True)
+    rng = derive(seed, "corpus", "decoder")
+    questions = question_story(seed, derive(seed, "corpus", "decoder", "questions"))
     for _ in range(DOCUMENTS):
-        if model == "decoder" and rng.random() < QUESTION_SHARE:
+        if rng.random() < QUESTION_SHARE:
             yield {"kind": "question", "sentences": next(questions)}
         else:
             story = rng.choices(stories, weights=weights)[0]

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from moelora.files import atomic_write_text
-from moelora.tasks.builtin import corpus, decoder_tasks, encoder_tasks
+from moelora.tasks.builtin import corpus, decoder_tasks, encoder_lessons, encoder_tasks
 
 # One lm-eval task; JSON strings are YAML strings, so paths are safe whatever they hold.
 LM_EVAL_TASK = """\
@@ -36,9 +36,10 @@ metadata:
 def write_data(out_dir: Path, seed: int) -> None:
     """Write tasks and corpus as JSON lines, and the decoder tasks as lm-eval YAML.
 
-    Layout: ``decoder/<task>/{train,test}.jsonl``, ``lm_eval/moelora_<task>.yaml``, ``encoder/<task>/{train,test}.jsonl`` and
-    ``corpus/{decoder,encoder}.jsonl``. The bytes depend on the seed alone, but for the absolute paths in
-    ``lm_eval/``: lm-eval reads data files relative to the working directory of the process.
+    Layout: ``decoder/<task>/{train,test}.jsonl``, ``lm_eval/moelora_<task>.yaml``,
+    ``encoder/<task>/{train,test}.jsonl`` and ``corpus/{decoder,encoder}.jsonl``. The bytes depend on the seed
+    alone, but for the absolute paths in ``lm_eval/``: lm-eval reads data files relative to the working directory of
+    the process.
 
     Args:
         out_dir: Folder to fill; made if it is not there.
@@ -53,8 +54,8 @@ def write_data(out_dir: Path, seed: int) -> None:
         files = {split: json.dumps(str(out_dir / "decoder" / task / f"{split}.jsonl")) for split in ("train", "test")}
         path = out_dir / "lm_eval" / f"moelora_{task}.yaml"
         atomic_write_text(path, LM_EVAL_TASK.format(name=task, **files))
-    for model in corpus.SHARES:
-        _write_lines(out_dir / "corpus" / f"{model}.jsonl", corpus.documents(model, seed))
+    _write_lines(out_dir / "corpus" / "decoder.jsonl", corpus.documents(seed))
+    _write_lines(out_dir / "corpus" / "encoder.jsonl", encoder_lessons.documents(seed))
 
 
 def _write_lines(path: Path, rows: Iterable[dict]) -> None:

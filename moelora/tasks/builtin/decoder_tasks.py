@@ -6,7 +6,7 @@
 | colour | lookup in the context, with distractors | 4 | the pair (object, colour) |
 | negation | antonyms, and seeing whether there is a "not" | 4 | the pair of antonyms |
 | whereabouts | two steps: who has it, where is that person | 4 | the pair (object, place) |
-| seniority | two comparisons chained, of which either may be inverted | 3 | items only |
+| seniority | one comparison in the context, which the question may invert | 3 | items only |
 | parade-alder | learnt sizes of three animals; in Alder the largest leads | 3 | the set of animals |
 | parade-birch | the same questions; in Birch the smallest leads | 3 | the set of animals |
 
@@ -46,16 +46,15 @@ def category(seed: int, split: str, rng: random.Random) -> Iterator[Draft]:
 
 
 def colour(seed: int, split: str, rng: random.Random) -> Iterator[Draft]:
-    """Ask for the colour of one of three things that the context shows."""
+    """Ask for the colour of one of two things that the context shows."""
     pairs = divide(list(itertools.product(OBJECTS, COLOURS)), seed, "colour")
     for thing, hue in _rounds(pairs[split], rng):
-        others = rng.sample([other for other in OBJECTS if other != thing], 2)
+        other = rng.choice([other for other in OBJECTS if other != thing])
         hues = rng.sample([other for other in COLOURS if other != hue], 3)
-        shown = [(thing, hue), *zip(others, hues[:2], strict=True)]
-        rng.shuffle(shown)
+        shown = rng.sample([(thing, hue), (other, hues[0])], 2)
         first, second = rng.sample(NAMES, 2)
         said = [f"{with_article(its_hue)} {its_name}" for its_name, its_hue in shown]
-        context = f"{first} has {said[0]} and {said[1]}. {second} has {said[2]}."
+        context = f"{first} has {said[0]}. {second} has {said[1]}."
         yield ask(context, f"What colour is the {thing}?", f"the {thing} is"), hue, hues
 
 
@@ -86,15 +85,14 @@ def whereabouts(seed: int, split: str, rng: random.Random) -> Iterator[Draft]:
 
 
 def seniority(seed: int, split: str, rng: random.Random) -> Iterator[Draft]:
-    """Ask who of three is the oldest or the youngest after comparing two pairs of them."""
+    """Ask who is the oldest or the youngest after comparing two people; a third choice is not among them."""
     while True:
-        old, middle, young = rng.sample(NAMES, 3)
-        said = [compare_ages(old, middle, rng), compare_ages(middle, young, rng)]
-        rng.shuffle(said)
+        old, young, absent = rng.sample(NAMES, 3)
         oldest = rng.random() < 0.5
         right, wrong = (old, young) if oldest else (young, old)
         which = "oldest" if oldest else "youngest"
-        yield ask(" ".join(said), f"Who is the {which}?", f"the {which} is"), right, [middle, wrong]
+        context = f"{compare_ages(old, young, rng)} Both live near the {rng.choice(PLACES)}."
+        yield ask(context, f"Who is the {which}?", f"the {which} is"), right, [wrong, absent]
 
 
 def compare_ages(older: str, younger: str, rng: random.Random) -> str:

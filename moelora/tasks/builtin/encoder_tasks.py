@@ -3,7 +3,7 @@
 | task | shape | label | not shared by train and test, beside the items |
 |---|---|---|---|
 | acceptability | CoLA, one sentence | grammatical or not | items only |
-| sentiment | SST-2, one sentence | negative or positive, after negation and "but" | the pair (noun, opinion word) |
+| sentiment | SST-2, one sentence | after negation and "but"; one label in ten is wrong | the pair (noun, opinion word) |
 | paraphrase | MRPC, two sentences | same event or not | the triple (agent, verb, patient) of the first sentence |
 | similarity | STS-B, two sentences | 0 to 5, the number of shared parts of the event | items only |
 | review-food | one review | what it says of the meal | the pair (noun, opinion word) |
@@ -11,8 +11,9 @@
 
 The two review tasks contradict each other: item by item the review is the same, and only the guide it is written for
 ("food" or "hotel") says which half counts. Two thirds of the reviews praise one half and blame the other, so the
-labels are opposite; in the rest both halves agree. Without that rest the labels of one task would be those of the other turned
-round, and since every task has a head of its own the heads could undo the contradiction without any context.
+labels are opposite; in the rest both halves agree. Without that rest the labels of one task would be those of the
+other turned round, and since every task has a head of its own the heads could undo the contradiction without any
+context.
 """
 
 import itertools
@@ -35,6 +36,8 @@ from moelora.tasks.builtin.lexicon import (
 )
 
 SIZES = {"train": 504, "test": 240}
+# Share of wrong labels in sentiment, as in any annotated set: nobody can score more than the rest.
+MISTAKES = 0.1
 # A draft is (text, second text or None, label).
 Draft = tuple[str, str | None, int | float]
 
@@ -82,14 +85,15 @@ def opinion(noun: str, word: str, negated: bool, rng: random.Random) -> str:
 
 
 def sentiment(seed: int, split: str, rng: random.Random) -> Iterator[Draft]:
-    """Draw one opinion, or two of which the one after "but" counts."""
-    pairs = _opinions((*SHOWS, *MEALS), seed, "sentiment")[split]
+    """Draw one opinion, or two of which the one after "but" counts; some labels are an annotator's mistake."""
+    pairs = opinion_pairs((*SHOWS, *MEALS), seed, "sentiment")[split]
     for label in itertools.cycle((1, 0)):
-        verdict = _clause(rng.choice(pairs), label, rng, pairs)
+        verdict = _clause(rng.choice(pairs), label, rng, 0.3)
+        given = 1 - label if rng.random() < MISTAKES else label
         if rng.random() < 0.5:
-            yield sentence(verdict), None, label
+            yield sentence(verdict), None, given
         else:
-            yield sentence(f"{_clause(rng.choice(pairs), 1 - label, rng, pairs)} but {verdict}"), None, label
+            yield sentence(f"{_clause(rng.choice(pairs), 1 - label, rng, 0.3)} but {verdict}"), None, given
 
 
 def paraphrase(seed: int, split: str, rng: random.Random) -> Iterator[Draft]:
@@ -133,7 +137,8 @@ def reviews(seed: int, split: str) -> dict[str, list[dict]]:
     """Draw reviews of a meal and a room and judge each for both guides; return the items of both tasks."""
     rng = derive(seed, "encoder", "reviews", split)
     pairs = [
-        _opinions(nouns, seed, f"review-{guide}")[split] for nouns, guide in zip((MEALS, ROOMS), GUIDES, strict=True)
+        opinion_pairs(nouns, seed, f"review-{guide}")[split]
+        for nouns, guide in zip((MEALS, ROOMS), GUIDES, strict=True)
     ]
     # (meal, room): opposite in four of six, and each label equally often in each task.
     verdicts = itertools.cycle(((1, 0), (0, 1), (1, 1), (1, 0), (0, 1), (0, 0)))
@@ -142,7 +147,7 @@ def reviews(seed: int, split: str) -> dict[str, list[dict]]:
     while len(seen) < SIZES[split]:
         labels = next(verdicts)
         while True:
-            halves = [_clause(rng.choice(own), label, rng, own) for own, label in zip(pairs, labels, strict=True)]
+            halves = [_clause(rng.choice(own), label, rng, 0.1) for own, label in zip(pairs, labels, strict=True)]
             rng.shuffle(halves)
             body = f"{halves[0]} and {halves[1]}"
             if body not in seen:
@@ -193,13 +198,13 @@ def generate(seed: int) -> dict[str, dict[str, list[dict]]]:
     return items
 
 
-def _opinions(nouns: tuple[str, ...], seed: int, label: str) -> list[tuple[str, int]]:
+def opinion_pairs(nouns: tuple[str, ...], seed: int, label: str) -> list[tuple[str, int]]:
     """Divide the pairs of a noun and an index into ``PRAISE`` and ``BLAME``."""
     return divide([(noun, word) for noun in nouns for word in range(len(PRAISE))], seed, label)
 
 
-def _clause(pair: tuple[str, int], label: int, rng: random.Random, pairs: list) -> str:
+def _clause(pair: tuple[str, int], label: int, rng: random.Random, negations: float) -> str:
     """Return a clause of the given sentiment with the noun and the opinion word of a pair."""
     noun, word = pair
-    negated = rng.random() < 0.25
+    negated = rng.random() < negations
     return opinion(noun, (PRAISE if bool(label) != negated else BLAME)[word], negated, rng)

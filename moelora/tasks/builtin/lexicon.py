@@ -37,7 +37,18 @@ ANTONYMS = (
 )  # fmt: skip
 
 # Opinion words. Both lists have one length so that neither label has more ways to be said.
-PRAISE = ("good", "lovely", "excellent", "pleasant", "wonderful", "charming", "splendid", "perfect", "delightful", "great")
+PRAISE = (
+    "good",
+    "lovely",
+    "excellent",
+    "pleasant",
+    "wonderful",
+    "charming",
+    "splendid",
+    "perfect",
+    "delightful",
+    "great",
+)
 BLAME = ("bad", "awful", "terrible", "nasty", "dreadful", "horrible", "shabby", "miserable", "dull", "hideous")
 MEALS = ("soup", "bread", "stew", "pie", "cake", "tea", "cheese", "salad")
 ROOMS = ("room", "bed", "bath", "view", "hall", "window", "chair", "balcony")

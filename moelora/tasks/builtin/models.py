@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import transformers
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from torch.nn import functional
 
 from moelora.errors import ConfigError, DataUnavailableError, nearest
@@ -23,15 +23,11 @@ from moelora.seeds import derive_seed
 logger = logging.getLogger(__name__)
 
 WIDTH, LAYERS, HEADS, MAX_LENGTH = 64, 3, 4, 64
-# Rows hold at most 64 words, so slow rotations would tell no positions apart.
-ROPE_BASE = 100.0
+ROPE_BASE = 10000.0
 # Wider than the libraries' 0.02, which is meant for models ten times as wide: training starts at once.
 INITIAL_STD = 0.12
-REPEAT_WEIGHT = 3.0
 DECODER_SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")
-ENCODER_SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 DECODER_TRAINING = {"steps": 1800, "batch_size": 32, "learning_rate": 4e-3}
-ENCODER_TRAINING = {"steps": 1500, "batch_size": 32, "learning_rate": 2e-3}
 
 
 def build_model(model_doc: dict, data_dir: Path, out_dir: Path) -> None:
@@ -47,6 +43,8 @@ def build_model(model_doc: dict, data_dir: Path, out_dir: Path) -> None:
         DataUnavailableError: the corpus is not in ``data_dir``.
     """
     source = model_doc["source"]
+    from moelora.tasks.builtin.encoder_base import build_encoder
+
     builders = {"tiny-decoder": build_decoder, "tiny-encoder": build_encoder}
     if source["builtin"] not in builders:
         raise ConfigError(f"unknown built-in model '{source['builtin']}'{nearest(source['builtin'], set(builders))}")
@@ -65,7 +63,8 @@ def build_model(model_doc: dict, data_dir: Path, out_dir: Path) -> None:
 def build_decoder(data_dir: Path) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
     """Train a causal language model."""
     texts = [" ".join(document["sentences"]) for document in read_corpus(data_dir, "decoder")]
-    words = word_tokenizer(texts, DECODER_SPECIALS, "<unk>")
+    # Some words of questions come in no story; they get an entry too, or "who" and "where" would be one word.
+    words = word_tokenizer([*texts, *read_prompts(data_dir)], DECODER_SPECIALS, "<unk>")
     pad, start, end, unknown = DECODER_SPECIALS
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=words,
@@ -105,122 +104,42 @@ def build_decoder(data_dir: Path) -> tuple[transformers.PreTrainedModel, transfo
     return model, tokenizer
 
 
-def build_encoder(data_dir: Path) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
-    """Train a masked language model on stories cut in two.
-
-    The pooled first position learns besides to tell which words were said and whether the two parts belong together:
-    without the former a pooler that no method trains would hide the sentence from every head.
-    """
-    stories = read_corpus(data_dir, "encoder")
-    words = word_tokenizer([" ".join(story["sentences"]) for story in stories], ENCODER_SPECIALS, "[UNK]")
-    pad, unknown, start, end, mask = ENCODER_SPECIALS
-    words.post_processor = processors.TemplateProcessing(
-        single=f"{start} $A {end}",
-        pair=f"{start} $A {end} $B:1 {end}:1",
-        special_tokens=[(token, words.token_to_id(token)) for token in (start, end)],
-    )
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        pad_token=pad,
-        unk_token=unknown,
-        cls_token=start,
-        sep_token=end,
-        mask_token=mask,
-        model_max_length=MAX_LENGTH,
-        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-    )
-    model = transformers.BertForPreTraining(
-        transformers.BertConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=WIDTH,
-            intermediate_size=4 * WIDTH,
-            num_hidden_layers=LAYERS,
-            num_attention_heads=HEADS,
-            max_position_embeddings=MAX_LENGTH,
-            initializer_range=INITIAL_STD,
-            pad_token_id=tokenizer.pad_token_id,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-        )
-    )
-    texts, together = halves(stories)
-    encodings = words.encode_batch(texts)
-    rows = [encoding.ids for encoding in encodings]
-    segments = [encoding.type_ids for encoding in encodings]
-    specials = len(ENCODER_SPECIALS)
-
-    def loss(batch: list[int]) -> torch.Tensor:
-        ids = padded([rows[index] for index in batch], tokenizer.pad_token_id)
-        chosen = (torch.rand(ids.shape) < 0.2) & (ids >= specials)
-        # As in BERT: of the words to guess, 80 % are masked, 10 % replaced, 10 % left as they are.
-        fate = torch.rand(ids.shape)
-        shown = ids.masked_fill(chosen & (fate < 0.8), tokenizer.mask_token_id)
-        shown = torch.where(chosen & (fate > 0.9), torch.randint(specials, len(tokenizer), ids.shape), shown)
-        output = model.bert(
-            input_ids=shown,
-            attention_mask=(ids != tokenizer.pad_token_id).long(),
-            token_type_ids=padded([segments[index] for index in batch], 0),
-        )
-        guesses = model.cls.predictions(output.last_hidden_state[chosen])
-        related = functional.cross_entropy(
-            model.cls.seq_relationship(output.pooler_output), together[batch], reduction="sum"
-        ) / (together[batch] >= 0).sum().clamp(min=1)
-        said = torch.zeros(len(batch), len(tokenizer)).scatter_(1, ids, 1.0)
-        said[:, :specials] = 0.0
-        said = said / said.sum(1, keepdim=True)
-        summary = functional.cross_entropy(model.cls.predictions(output.pooler_output), said)
-        return functional.cross_entropy(guesses, ids[chosen]) + related + summary
-
-    train(model, loss, [len(row) for row in rows], **ENCODER_TRAINING)
-    return model, tokenizer
-
-
-def halves(stories: list[dict]) -> tuple[list, torch.Tensor]:
-    """Cut stories after their first sentence and give every second one the rest of another story of its kind.
-
-    Returns:
-        The texts, each a string or a pair of strings, and for each 0 if its parts belong together, 1 if they do not
-        and -100 if there is one part only.
-    """
-    texts: list = [story["sentences"][0] for story in stories if len(story["sentences"]) == 1]
-    together = [-100] * len(texts)
-    for kind in sorted({story["kind"] for story in stories}):
-        pairs = [
-            (story["sentences"][0], " ".join(story["sentences"][1:]))
-            for story in stories
-            if story["kind"] == kind and len(story["sentences"]) > 1
-        ]
-        texts += [
-            (first, pairs[index - 1][1] if index % 2 else second) for index, (first, second) in enumerate(pairs)
-        ]
-        together += [index % 2 for index in range(len(pairs))]
-    return texts, torch.tensor(together)
-
-
 def look_back(model: transformers.LlamaForCausalLM, strength: float = 4.0) -> None:
-    """Let the heads of the first block start by attending to the words one, two, ... places back.
+    """Start a decoder with heads that look back: the first block at the word before, the second at words it saw before.
 
-    Every model that finds words by what stood beside them has such heads; from random values most of a training as short
-    as this one would go into finding them. Only biases are set, and training goes on to change them. With the
-    query's bias q at frequency f and the key's turned by an angle of d·f, the rotary score is |q|² cos((m - n - d)·f): it
-    is highest at distance m - n = d.
+    Every language model that finds words by what stood beside them has such heads (a word before, then a
+    comparison); from random values most of a training as short as this one goes into finding them. Training goes on
+    to change them.
+
+    In the first block the query's bias q and the key's, turned by the angle f at each frequency f, give the rotary
+    score |q|² cos((m - n - 1)·f), highest at distance m - n = 1. Values and outputs of that block write the word
+    before through a projection P into directions Q of the residual stream. In the second block, head by head, query
+    and key read the own word (P) or the word before (Qᵀ), in all four combinations, so that a score is high where
+    words are the same.
 
     Args:
-        model: A model with attention biases.
-        strength: |q| at each of the fastest frequencies.
+        model: A model of at least two blocks with attention biases.
+        strength: |q| at each of the fastest frequencies, and the scale of the comparison.
     """
-    attention = model.model.layers[0].self_attn
-    width = attention.head_dim
+    first, second = (model.model.layers[index].self_attn for index in (0, 1))
+    width, hidden = first.head_dim, model.config.hidden_size
     fastest = width // 4
     frequencies = ROPE_BASE ** (-2 * torch.arange(fastest) / width)
+    basis = torch.linalg.qr(torch.randn(hidden, hidden)).Q
+    read, write = basis[:width], torch.linalg.qr(torch.randn(hidden, hidden)).Q[:width]
     with torch.no_grad():
-        query = attention.q_proj.bias.view(-1, width)
-        key = attention.k_proj.bias.view(-1, width)
-        for head in range(query.shape[0]):
-            angle = frequencies * (head // 2 + 1)
-            query[head, :fastest] = strength
-            key[head, :fastest] = strength * angle.cos()
-            key[head, width // 2 : width // 2 + fastest] = strength * angle.sin()
+        first.q_proj.bias.view(-1, width)[0, :fastest] = strength
+        first.k_proj.bias.view(-1, width)[0, :fastest] = strength * frequencies.cos()
+        first.k_proj.bias.view(-1, width)[0, width // 2 : width // 2 + fastest] = strength * frequencies.sin()
+        first.v_proj.weight[:width] = read
+        first.o_proj.weight[:, :width] = write.T
+        for block in model.model.layers[1:]:
+            block.self_attn.v_proj.weight.copy_(torch.eye(hidden))
+            block.self_attn.o_proj.weight.copy_(torch.eye(hidden) / 4)
+        for head, (query, key) in enumerate(((read, write), (write, read), (read, read), (write, write))):
+            rows = slice(head * width, (head + 1) * width)
+            second.q_proj.weight[rows] = query * strength / 2
+            second.k_proj.weight[rows] = key * strength / 2
 
 
 def train(
@@ -264,7 +183,10 @@ def train(
 
 
 def bucketed(lengths: list[int], batch_size: int) -> Iterator[list[int]]:
-    """Yield batches of row numbers for ever; each epoch shuffles rows, sorts pools of batches by length, shuffles batches."""
+    """Yield batches of row numbers for ever.
+
+    Each epoch shuffles the rows, sorts pools of fifty batches by length and shuffles the batches.
+    """
     pool = batch_size * 50
     while True:
         order = torch.randperm(len(lengths)).tolist()
@@ -306,6 +228,20 @@ def read_corpus(data_dir: Path, name: str) -> list[dict]:
         raise DataUnavailableError(f"{path} does not exist; write it with 'moelora data --out {data_dir}'")
     with open(path, encoding="utf-8") as handle:
         return [json.loads(line) for line in handle]
+
+
+def read_prompts(data_dir: Path) -> list[str]:
+    """Return the prompts of the decoder tasks' train splits.
+
+    Raises:
+        DataUnavailableError: there are none.
+    """
+    paths = sorted((data_dir / "decoder").glob("*/train.jsonl"))
+    if not paths:
+        raise DataUnavailableError(
+            f"{data_dir / 'decoder'} holds no tasks; write them with 'moelora data --out {data_dir}'"
+        )
+    return [json.loads(line)["question"] for path in paths for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 @contextlib.contextmanager
