@@ -202,6 +202,7 @@ def _add_publish(verbs) -> None:
     verb.add_argument("--records", type=Path, required=True, metavar="FILE")
     verb.add_argument("--to", type=Path, required=True, metavar="DIR")
     verb.add_argument("--report", type=Path, metavar="DIR", help="a finished report to publish beside the records")
+    verb.add_argument("--readme", type=Path, metavar="FILE", help="put the report's headline between the marks of FILE")
 
 
 def _add_new_method(verbs) -> None:

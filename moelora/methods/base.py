@@ -29,7 +29,7 @@ def parameters(shapes, settings, context) -> Counts:
 
 METHOD = Method(
     name="base",
-    title="Base (head only)",
+    title="Base model",
     settings=Settings,
     abilities=Abilities(adapter=False, merge_note="there is nothing to merge"),
     attach=attach,

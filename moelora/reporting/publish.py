@@ -15,16 +15,19 @@ from moelora.errors import OutputError, RecordError
 from moelora.files import atomic_write_bytes, atomic_write_json
 from moelora.records import validate_record
 from moelora.reporting.collect import read_records
+from moelora.reporting.readme import update_readme
 
 _CURVE_POINTS = 50
 _DIGITS = 5
 
 
 def run(args: argparse.Namespace) -> None:
-    """Carry out `moelora publish --records FILE --to DIR [--report DIR]`."""
+    """Carry out `moelora publish --records FILE --to DIR [--report DIR [--readme FILE]]`."""
     publish_records(read_records(args.records), Path(args.to))
     if getattr(args, "report", None):
-        publish_report(Path(args.report))
+        folder = publish_report(Path(args.report))
+        if getattr(args, "readme", None):
+            update_readme(Path(args.readme), folder)
 
 
 def publish_records(frame: pd.DataFrame, to: Path) -> list[Path]:

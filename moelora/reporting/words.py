@@ -2,20 +2,8 @@
 
 from __future__ import annotations
 
-METHODS = {
-    "majority": "Majority class",
-    "base": "Base model",
-    "full": "Full fine-tuning",
-    "lora": "LoRA",
-    "rslora": "rsLoRA",
-    "dora": "DoRA",
-    "dense_moe_lora": "Dense MoE LoRA",
-    "mixlora": "MixLoRA",
-    "mixdora": "MixDoRA",
-    "mola": "MoLA",
-    "loramoe": "LoRAMoE",
-    "lora_smoe": "LoRA-SMoE",
-}
+from moelora.errors import ConfigError
+from moelora.methods import get_method
 
 METRICS = {
     "accuracy": "accuracy",
@@ -73,7 +61,10 @@ _CORRELATIONS = frozenset(
 
 def method_label(method: str) -> str:
     """Return a method's name in prose; an unknown one keeps the name it was registered under."""
-    return METHODS.get(method, method)
+    try:
+        return get_method(method).title
+    except ConfigError:  # a record of a method that is no longer here
+        return method
 
 
 def variant_label(variant: str, method: str) -> str:

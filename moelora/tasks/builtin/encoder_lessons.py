@@ -65,7 +65,7 @@ class Lessons:
         """Judge a meal and a room, for a guide or for nobody."""
         meal = self.rng.random() < 0.5
         # Mostly opposite: were they often equal, their mean would tell each well enough, and nothing more be learnt.
-        verdicts = {"meal": meal, "room": meal if self.rng.random() < 0.2 else not meal}
+        verdicts = {"meal": meal, "room": meal if self.rng.random() < 0.38 else not meal}
         halves = [self.clause(self.meals, verdicts["meal"]), self.clause(self.rooms, verdicts["room"])]
         self.rng.shuffle(halves)
         text = f"{halves[0][0]} and {halves[1][0]}"

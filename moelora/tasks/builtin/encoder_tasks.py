@@ -3,7 +3,7 @@
 | task | shape | label | not shared by train and test, beside the items |
 |---|---|---|---|
 | acceptability | CoLA, one sentence | grammatical or not | items only |
-| sentiment | SST-2, one sentence | after negation and "but"; one label in ten is wrong | the pair (noun, opinion word) |
+| sentiment | SST-2, one sentence | after negation, "but"; one label in ten is wrong | the pair (noun, opinion word) |
 | paraphrase | MRPC, two sentences | same event or not | the triple (agent, verb, patient) of the first sentence |
 | similarity | STS-B, two sentences | 0 to 5, the number of shared parts of the event | items only |
 | review-food | one review | what it says of the meal | the pair (noun, opinion word) |
