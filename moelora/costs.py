@@ -72,10 +72,10 @@ def _wait(device: Any) -> None:
         torch.cuda.synchronize(device)
 
 
-def peak_of_step(rival: Rival, tensors: dict, items: int, kind: str, device: Any) -> int:
-    """Return the peak of GPU memory in one step, or 0 on a CPU, where one process cannot tell variants apart."""
+def peak_of_step(rival: Rival, tensors: dict, items: int, kind: str, device: Any) -> "int | None":
+    """Return the peak of GPU memory in one step, or nothing on a CPU, where one process cannot tell variants apart."""
     if torch.device(device).type != "cuda":
-        return 0
+        return None
     torch.cuda.reset_peak_memory_stats(device)
     rival.step(tensors, items, kind, device)
     return int(torch.cuda.max_memory_allocated(device))

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,20 @@ class TaskHeads(nn.Module):
         return self.heads[self.order.index(self.selection.task)](features)
 
 
+_selections: "weakref.WeakKeyDictionary[nn.Module, list[Selection]]" = weakref.WeakKeyDictionary()
+
+
+def _selections_of(model: nn.Module) -> list[Selection]:
+    # walking all modules at every step would cost a tenth of a small model's step
+    if model not in _selections:
+        _selections[model] = [module.selection for module in model.modules() if isinstance(module, TaskHeads)]
+    return _selections[model]
+
+
 @contextlib.contextmanager
 def select_head(model: nn.Module, task: str):
     """Let the head of ``task`` answer within the block; nothing to do for a model with a single head."""
-    selections = [module.selection for module in model.modules() if isinstance(module, TaskHeads)]
+    selections = _selections_of(model)
     before = [selection.task for selection in selections]
     for selection in selections:
         selection.task = task

@@ -130,6 +130,7 @@ def train_loop(
     )
     running, running_balance, start = 0.0, 0.0, 0
     bare = accelerator.unwrap_model(model)
+    trained = list(trainable_tensors(model).values())
     if state_path is not None and (progress := load_state(state_path, bare, optimizer, scheduler)) is not None:
         start, running, running_balance = progress["step"], progress["running"], progress["running_balance"]
         for name in RESUMED_FIELDS:
@@ -157,7 +158,7 @@ def train_loop(
                 )
                 logger.warning("%s: %s", label, result.declarations[-1])
         if training["max_grad_norm"]:
-            accelerator.clip_grad_norm_(model.parameters(), training["max_grad_norm"])
+            accelerator.clip_grad_norm_(trained, training["max_grad_norm"])
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad(set_to_none=True)
