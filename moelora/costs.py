@@ -17,11 +17,13 @@ from moelora.files import atomic_write_json
 from moelora.progress import Progress, logger, start_logging
 from moelora.records.environment import environment, now
 from moelora.training.attach import Attached, attach
+from moelora.training.device import choose_device
 from moelora.training.encode import collate
+from moelora.training.identity import open_run
 from moelora.training.loop import make_optimizer
 from moelora.training.losses import loss_items, summed_loss
 from moelora.training.order import all_steps
-from moelora.training.run import balance_of, choose_device, load_tasks, open_run
+from moelora.training.run import balance_of, load_tasks
 
 REFERENCE = "lora"
 

@@ -115,7 +115,7 @@ def run(options: argparse.Namespace) -> int:
     from moelora.models import load_base_model
     from moelora.progress import logger, start_logging
     from moelora.tasks import load_task
-    from moelora.training.run import choose_device
+    from moelora.training.device import choose_device
 
     start_logging()
     plan = read_json(options.plan, "plan")

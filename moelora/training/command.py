@@ -11,7 +11,7 @@ from moelora.progress import logger, run_log, start_logging
 
 def write_manifest(path: Path, runs: list) -> None:
     """Write which runs the job carried, with the sum of each record; the workflow waits for this file."""
-    from moelora.training.run import suite_root
+    from moelora.training.identity import suite_root
 
     entries = []
     for run in runs:
@@ -43,7 +43,8 @@ def carry_out_all(options: argparse.Namespace, *, evaluate: bool) -> int:
     import torch
 
     from moelora.fingerprint import method_fingerprint
-    from moelora.training.run import carry_out, open_run
+    from moelora.training.identity import open_run
+    from moelora.training.run import carry_out
 
     if threads := os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(threads))

@@ -4,22 +4,20 @@ Each step is skipped when its file is already there for the same key: the hash o
 the code behind it, and a digest of what the suite built for it.
 """
 
-import dataclasses
-import hashlib
 import json
 import shutil
-import traceback
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from moelora.errors import MoeloraError, RecordError
-from moelora.files import atomic_write_json, canonical_json, read_json, replace_folder, sha256_file
-from moelora.plans import plan_hash, resolve
+from moelora.errors import MoeloraError
+from moelora.files import atomic_write_json, canonical_json, replace_folder, sha256_file
 from moelora.progress import logger
-from moelora.records import SCHEMA, read_record, validate_record
-from moelora.records.environment import environment, now, peak_memory_bytes
+from moelora.records.environment import now, peak_memory_bytes
 from moelora.tasks import Task, load_task
+from moelora.training.device import choose_device, make_accelerator
+from moelora.training.identity import Run
+from moelora.training.record import failed_record, make_record
 
 
 @cache
@@ -30,102 +28,6 @@ def _task(document: str, data_dir: "Path | None") -> Task:
 def load_tasks(plan: dict[str, Any], data_dir: "Path | None") -> list[Task]:
     """Return the plan's tasks; a process loads each task once."""
     return [_task(canonical_json(document), data_dir) for document in plan["tasks"]]
-
-
-@dataclasses.dataclass
-class Run:
-    """A plan with its folder, and where its sources lie; ``sources`` is a digest of built-in data and base model."""
-
-    folder: Path
-    plan: dict[str, Any]
-    pending: dict[str, Any]
-    fingerprint: str
-    sources: str
-    data_dir: "Path | None"
-    base_dir: "Path | None"
-
-    @property
-    def label(self) -> str:
-        """Return a short name for log lines."""
-        return f"{self.plan['model']['name']} {self.plan['task']} {self.folder.parent.name} seed {self.plan['seed']}"
-
-    @property
-    def key(self) -> str:
-        """Return what the run's number depends on: the plan, the code, and what was built for it."""
-        return run_key(self.hash, self.fingerprint, self.sources)
-
-    @property
-    def hash(self) -> str:
-        """Return the hash of the resolved plan."""
-        return plan_hash(self.plan)
-
-    def done(self, name: str) -> "dict[str, Any] | None":
-        """Return ``train.json`` or ``record.json`` when it is there, whole, and of this key."""
-        try:
-            document = read_record(self.folder / name) if name == "record.json" else read_json(self.folder / name)
-        except RecordError:
-            return None
-        key = document.get("key") or run_key(*(str(document.get(x)) for x in ("plan_hash", "fingerprint", "sources")))
-        return document if key == self.key else None
-
-    def suite_file(self, path: str) -> Path:
-        """Return a file that the plan names relative to the suite's folder."""
-        return suite_root(self.folder / "plan.json") / path
-
-
-def run_key(plan_hash: str, fingerprint: str, sources: str) -> str:
-    """Return the key of a run's state, adapter and record."""
-    return f"{plan_hash}-{fingerprint}-{sources}"
-
-
-def source_digest(plan: dict[str, Any], data_dir: "Path | None", base_dir: "Path | None") -> str:
-    """Return a digest of the built-in data and base model of a run, which its plan names by seed only.
-
-    Sources of the hub are identified by commit in the record; they do not change beneath a suite.
-    """
-    digest = hashlib.sha256()
-    folders = [Path(base_dir)] if base_dir is not None and "builtin" in plan["model"]["source"] else []
-    if data_dir is not None:
-        names = [task["name"].removeprefix("tiny-") for task in plan["tasks"] if "builtin" in task["source"]]
-        folders += [Path(data_dir) / half / name for name in names for half in ("encoder", "decoder")]
-    for folder in folders:
-        for path in sorted(folder.glob("*")):
-            digest.update(f"{path.name}\0{sha256_file(path)}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-def suite_root(plan_path: Path) -> Path:
-    """Return the suite's folder of a plan: <root>/<model>/<task>/<variant>/seed<N>/plan.json."""
-    return plan_path.resolve().parents[4]
-
-
-def open_run(plan_path: Path, fingerprint: str, data_dir: "Path | None", base_dir: "Path | None") -> Run:
-    """Read and resolve a plan, and write the resolved one beside it."""
-    plan = read_json(plan_path, "plan")
-    resolved = resolve(plan, suite_root(plan_path))
-    atomic_write_json(plan_path.with_name("resolved.json"), resolved)
-    sources = source_digest(resolved, data_dir, base_dir)
-    return Run(plan_path.parent, resolved, plan.get("pending", {}), fingerprint, sources, data_dir, base_dir)
-
-
-def choose_device() -> Any:
-    """Return the device of this process: the GPU where there is one, unless MOELORA_DEVICE says otherwise."""
-    import os
-
-    import torch
-
-    return torch.device(os.environ.get("MOELORA_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def make_accelerator(plan: dict[str, Any]) -> Any:
-    """Return the accelerator of this process for the plan's precision."""
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-
-    precision = {"fp32": "no", "bf16": "bf16"}[plan["training"]["precision"]]
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
-        AcceleratorState._reset_state()
-    return Accelerator(mixed_precision=precision, cpu=choose_device().type == "cpu")
 
 
 def train_run(run: Run) -> Any:
@@ -288,63 +190,6 @@ def evaluate_run(run: Run, attached: Any, trained: dict[str, Any]) -> dict[str, 
             routing = record_routing_of(attached.model, watched, kinds, pad_id, device, plan["seed"])
         atomic_write_json(run.folder / "scores.json", {"key": run.key, "scores": scores})
     record = make_record(run, trained, scores=scores, routing=routing, items=items, device=device)
-    atomic_write_json(run.folder / "record.json", record)
-    return record
-
-
-def make_record(
-    run: Run, trained: dict[str, Any], *, scores: dict, routing: list, items: "str | None", device: Any
-) -> dict:
-    """Return the run's record, checked against its schema."""
-    plan = run.plan
-    allocation = tuning = None
-    if path := run.pending.get("allocation"):
-        allocation = read_json(run.suite_file(path), "allocation")
-    if path := run.pending.get("learning_rate"):
-        tuning = read_json(run.suite_file(path), "tuning")
-    record = {
-        "schema": SCHEMA,
-        "id": run.hash,
-        "status": trained["status"],
-        "reason": trained["reason"],
-        "suite": plan["suite"],
-        "model": plan["model"]["name"],
-        "task": plan["task"],
-        "variant": plan["variant"],
-        "method": plan["method"],
-        "regime": plan["regime"],
-        "seed": plan["seed"],
-        "plan": plan,
-        "plan_hash": run.hash,
-        "fingerprint": run.fingerprint,
-        "sources": run.sources,
-        "attached": trained["attached"],
-        "parameters": trained["parameters"],
-        "training": trained["training"],
-        "costs": {"peak_memory_bytes": trained["peak_memory_bytes"], "adapter_bytes": trained["adapter_bytes"]},
-        "scores": scores,
-        "items": items,
-        "routing": routing,
-        "allocation": allocation,
-        "tuning": tuning,
-        "declarations": trained["declarations"],
-        "match": trained["match"],
-        "environment": {**environment(device, trained["started"]), "base_commit": trained["base_identity"] or None},
-    }
-    validate_record(record, run.folder / "record.json")
-    return record
-
-
-def failed_record(run: Run, error: Exception) -> dict[str, Any]:
-    """Write and return the record of a run that stopped with an error nobody expected: a row with a reason, no hole."""
-    logger.error("%s failed:\n%s", run.label, "".join(traceback.format_exception(error)))
-    trained = {
-        "status": "failed",
-        "reason": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"[:500],
-        "attached": [], "parameters": None, "training": None, "peak_memory_bytes": 0, "adapter_bytes": 0,
-        "declarations": [], "match": None, "base_identity": "", "started": now(),
-    }  # fmt: skip
-    record = make_record(run, trained, scores={}, routing=[], items=None, device=choose_device())
     atomic_write_json(run.folder / "record.json", record)
     return record
 

@@ -52,10 +52,11 @@ def run_trial(plan: dict[str, Any], tasks: list[Task], base_dir: Any, data_dir: 
     from moelora.evaluation.score import score_model
     from moelora.methods import get_method
     from moelora.training.attach import attach
+    from moelora.training.device import make_accelerator
     from moelora.training.encode import encode
     from moelora.training.loop import train_loop
     from moelora.training.order import all_steps
-    from moelora.training.run import balance_of, make_accelerator
+    from moelora.training.run import balance_of
     from moelora.training.state import seed_everything
 
     training = plan["training"]
@@ -99,7 +100,8 @@ def run(options: argparse.Namespace) -> int:
         ConfigError: every trial diverged, so no rate can be chosen.
     """
     from moelora.plans import resolve
-    from moelora.training.run import load_tasks, suite_root
+    from moelora.training.identity import suite_root
+    from moelora.training.run import load_tasks
 
     start_logging()
     tune = options.tune

@@ -12,7 +12,8 @@ from world import plan, task_document, write_plan
 from moelora.errors import AdapterError
 from moelora.files import sha256_file
 from moelora.records import read_record
-from moelora.training.run import carry_out, open_run, train_run
+from moelora.training.identity import open_run
+from moelora.training.run import carry_out, train_run
 
 VOLATILE = ("environment", "costs")
 

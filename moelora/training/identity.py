@@ -1,0 +1,91 @@
+"""Which run this is: its plan, its key, and what of it is already done.
+
+The key is the hash of the resolved plan, the fingerprint of the code behind it, and a digest of what the suite built
+for it. A file of another key counts as absent.
+"""
+
+import dataclasses
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from moelora.errors import RecordError
+from moelora.files import atomic_write_json, read_json, sha256_file
+from moelora.plans import plan_hash, resolve
+from moelora.records import read_record
+
+
+@dataclasses.dataclass
+class Run:
+    """A plan with its folder, and where its sources lie; ``sources`` is a digest of built-in data and base model."""
+
+    folder: Path
+    plan: dict[str, Any]
+    pending: dict[str, Any]
+    fingerprint: str
+    sources: str
+    data_dir: "Path | None"
+    base_dir: "Path | None"
+
+    @property
+    def label(self) -> str:
+        """Return a short name for log lines."""
+        return f"{self.plan['model']['name']} {self.plan['task']} {self.folder.parent.name} seed {self.plan['seed']}"
+
+    @property
+    def key(self) -> str:
+        """Return what the run's number depends on: the plan, the code, and what was built for it."""
+        return run_key(self.hash, self.fingerprint, self.sources)
+
+    @property
+    def hash(self) -> str:
+        """Return the hash of the resolved plan."""
+        return plan_hash(self.plan)
+
+    def done(self, name: str) -> "dict[str, Any] | None":
+        """Return ``train.json`` or ``record.json`` when it is there, whole, and of this key."""
+        try:
+            document = read_record(self.folder / name) if name == "record.json" else read_json(self.folder / name)
+        except RecordError:
+            return None
+        key = document.get("key") or run_key(*(str(document.get(x)) for x in ("plan_hash", "fingerprint", "sources")))
+        return document if key == self.key else None
+
+    def suite_file(self, path: str) -> Path:
+        """Return a file that the plan names relative to the suite's folder."""
+        return suite_root(self.folder / "plan.json") / path
+
+
+def run_key(plan_hash: str, fingerprint: str, sources: str) -> str:
+    """Return the key of a run's state, adapter and record."""
+    return f"{plan_hash}-{fingerprint}-{sources}"
+
+
+def source_digest(plan: dict[str, Any], data_dir: "Path | None", base_dir: "Path | None") -> str:
+    """Return a digest of the built-in data and base model of a run, which its plan names by seed only.
+
+    Sources of the hub are identified by commit in the record; they do not change beneath a suite.
+    """
+    digest = hashlib.sha256()
+    folders = [Path(base_dir)] if base_dir is not None and "builtin" in plan["model"]["source"] else []
+    if data_dir is not None:
+        names = [task["name"].removeprefix("tiny-") for task in plan["tasks"] if "builtin" in task["source"]]
+        folders += [Path(data_dir) / half / name for name in names for half in ("encoder", "decoder")]
+    for folder in folders:
+        for path in sorted(folder.glob("*")):
+            digest.update(f"{path.name}\0{sha256_file(path)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def suite_root(plan_path: Path) -> Path:
+    """Return the suite's folder of a plan: <root>/<model>/<task>/<variant>/seed<N>/plan.json."""
+    return plan_path.resolve().parents[4]
+
+
+def open_run(plan_path: Path, fingerprint: str, data_dir: "Path | None", base_dir: "Path | None") -> Run:
+    """Read and resolve a plan, and write the resolved one beside it."""
+    plan = read_json(plan_path, "plan")
+    resolved = resolve(plan, suite_root(plan_path))
+    atomic_write_json(plan_path.with_name("resolved.json"), resolved)
+    sources = source_digest(resolved, data_dir, base_dir)
+    return Run(plan_path.parent, resolved, plan.get("pending", {}), fingerprint, sources, data_dir, base_dir)

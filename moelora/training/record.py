@@ -1,0 +1,68 @@
+"""The record of a run: everything that is needed to argue about its number."""
+
+import traceback
+from typing import Any
+
+from moelora.files import atomic_write_json, read_json
+from moelora.progress import logger
+from moelora.records import SCHEMA, validate_record
+from moelora.records.environment import environment, now
+from moelora.training.device import choose_device
+from moelora.training.identity import Run
+
+
+def make_record(
+    run: Run, trained: dict[str, Any], *, scores: dict, routing: list, items: "str | None", device: Any
+) -> dict:
+    """Return the run's record, checked against its schema."""
+    plan = run.plan
+    allocation = tuning = None
+    if path := run.pending.get("allocation"):
+        allocation = read_json(run.suite_file(path), "allocation")
+    if path := run.pending.get("learning_rate"):
+        tuning = read_json(run.suite_file(path), "tuning")
+    record = {
+        "schema": SCHEMA,
+        "id": run.hash,
+        "status": trained["status"],
+        "reason": trained["reason"],
+        "suite": plan["suite"],
+        "model": plan["model"]["name"],
+        "task": plan["task"],
+        "variant": plan["variant"],
+        "method": plan["method"],
+        "regime": plan["regime"],
+        "seed": plan["seed"],
+        "plan": plan,
+        "plan_hash": run.hash,
+        "fingerprint": run.fingerprint,
+        "sources": run.sources,
+        "attached": trained["attached"],
+        "parameters": trained["parameters"],
+        "training": trained["training"],
+        "costs": {"peak_memory_bytes": trained["peak_memory_bytes"], "adapter_bytes": trained["adapter_bytes"]},
+        "scores": scores,
+        "items": items,
+        "routing": routing,
+        "allocation": allocation,
+        "tuning": tuning,
+        "declarations": trained["declarations"],
+        "match": trained["match"],
+        "environment": {**environment(device, trained["started"]), "base_commit": trained["base_identity"] or None},
+    }
+    validate_record(record, run.folder / "record.json")
+    return record
+
+
+def failed_record(run: Run, error: Exception) -> dict[str, Any]:
+    """Write and return the record of a run that stopped with an error nobody expected: a row with a reason, no hole."""
+    logger.error("%s failed:\n%s", run.label, "".join(traceback.format_exception(error)))
+    trained = {
+        "status": "failed",
+        "reason": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"[:500],
+        "attached": [], "parameters": None, "training": None, "peak_memory_bytes": 0, "adapter_bytes": 0,
+        "declarations": [], "match": None, "base_identity": "", "started": now(),
+    }  # fmt: skip
+    record = make_record(run, trained, scores={}, routing=[], items=None, device=choose_device())
+    atomic_write_json(run.folder / "record.json", record)
+    return record
