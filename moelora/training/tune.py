@@ -93,8 +93,16 @@ def run_trial(plan: dict[str, Any], tasks: list[Task], base_dir: Any, data_dir: 
     return trial
 
 
+def best_rate(scored: list[dict[str, Any]]) -> float:
+    """Return the rate of the best score; the lower final training loss breaks a tie.
+
+    Ties are common: on small budgets several rates leave a model at its majority class.
+    """
+    return max(scored, key=lambda trial: (trial["score"], -trial["loss_curve"][-1][1]))["learning_rate"]
+
+
 def run(options: argparse.Namespace) -> int:
-    """Run one trial per rate and write which rate scored best; the lower rate wins a tie.
+    """Run one trial per rate and write which rate scored best.
 
     Raises:
         ConfigError: every trial diverged, so no rate can be chosen.
@@ -129,7 +137,7 @@ def run(options: argparse.Namespace) -> int:
     scored = [trial for trial in trials if trial["score"] is not None]
     if not scored:
         raise ConfigError(f"all {len(trials)} trials of '{plan['variant']}' diverged; give smaller learning_rates")
-    chosen = max(scored, key=lambda trial: (trial["score"], -trial["learning_rate"]))["learning_rate"]
+    chosen = best_rate(scored)
     held = {task.name: len(task.evaluation) for task in tasks}
     atomic_write_json(
         options.out,

@@ -56,3 +56,11 @@ def test_the_cut_is_disjoint_and_does_not_touch_the_evaluation_split(world):
     assert not {x.id for x in cut.train} & {x.id for x in cut.evaluation}
     assert {x.id for x in cut.train} | {x.id for x in cut.evaluation} == {x.id for x in task.train}
     assert cut.evaluation == tune.cut_validation(task, 0.25, 1000, 10).evaluation
+
+
+def test_a_tie_goes_to_the_lower_training_loss():
+    trials = [
+        {"learning_rate": rate, "score": score, "loss_curve": [[10, 1.0], [20, loss]]}
+        for rate, score, loss in ((1e-4, 0.7, 0.69), (1e-3, 0.7, 0.61), (3e-3, 0.6, 0.2))
+    ]
+    assert tune.best_rate(trials) == 1e-3

@@ -18,7 +18,7 @@ def test_default_suite_is_tiny(checkout):
         "costs": 2,
         "data": 1,
         "report": 1,
-        "sensitivity": 13,
+        "sensitivity": 12,
         "train": 22,
     }
 
