@@ -16,7 +16,7 @@ def shrink(checkout, variants: list[str], **changes) -> None:
     suite["sensitivity"]["examples"] = 8
     suite |= changes
     path.write_text(yaml.safe_dump(suite))
-    builder = checkout.path / "moelora/tasks/builtin/models.py"
+    builder = checkout.path / "moelora/tasks/builtin/encoder_base.py"
     text, found = re.subn(r'(ENCODER_TRAINING = \{"steps": )\d+', r"\g<1>40", builder.read_text())
     assert found == 1
     builder.write_text(text)
