@@ -100,6 +100,7 @@ def train_run(run: Run) -> Any:
             name: getattr(result, name)
             for name in (
                 "seconds",
+                "cpu_seconds",
                 "steps",
                 "tokens",
                 "examples",

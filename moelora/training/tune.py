@@ -78,7 +78,7 @@ def run_trial(plan: dict[str, Any], tasks: list[Task], base_dir: Any, data_dir: 
     )  # fmt: skip
     metric = tasks[0].document["main_metric"]
     trial = {"learning_rate": training["learning_rate"], "metric": metric, "score": None, "status": result.status,
-             "seconds": result.seconds, "loss_curve": result.loss_curve}  # fmt: skip
+             "seconds": result.seconds, "cpu_seconds": result.cpu_seconds, "loss_curve": result.loss_curve}  # fmt: skip
     if result.status == "finished":
         scores, _ = score_model(
             attached.model,

@@ -21,7 +21,9 @@ VOLATILE = ("environment", "costs")
 def stable(record):
     """Return a record without what may differ between equal runs."""
     kept = {key: value for key, value in record.items() if key not in VOLATILE}
-    kept["training"] = {key: value for key, value in record["training"].items() if key not in ("seconds", "resumed")}
+    kept["training"] = {
+        key: value for key, value in record["training"].items() if key not in ("seconds", "cpu_seconds", "resumed")
+    }
     return kept
 
 
