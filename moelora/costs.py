@@ -26,6 +26,7 @@ from moelora.training.order import all_steps
 from moelora.training.run import balance_of, load_tasks
 
 REFERENCE = "lora"
+NOMINAL_STEPS = 1000  # what schedules are told; only the first few steps are taken
 
 
 class Rival:
@@ -33,8 +34,10 @@ class Rival:
 
     def __init__(self, attached: Attached, training: dict[str, Any]):
         self.attached = attached
-        self.optimizer, _ = make_optimizer(attached.model, training, 1000)
+        self.optimizer, _ = make_optimizer(attached.model, training, NOMINAL_STEPS)
         self.balance = balance_of(attached.method)
+        self.hooks = attached.method.make_hooks(attached.settings)
+        self.steps = 0
         attached.model.train()
 
     def step(self, tensors: dict[str, torch.Tensor], items: int, kind: str, device: Any) -> float:
@@ -44,8 +47,13 @@ class Rival:
         loss = summed_loss(self.attached.model, tensors, kind) / items
         if self.balance is not None and (extra := self.balance(self.attached.model)) is not None:
             loss = loss + extra
+        if self.hooks.extra_loss is not None and (extra := self.hooks.extra_loss(self.attached.model)) is not None:
+            loss = loss + extra
         loss.backward()
         self.optimizer.step()
+        self.steps += 1
+        if self.hooks.after_step is not None:
+            self.hooks.after_step(self.attached.model, self.steps, NOMINAL_STEPS)
         self.optimizer.zero_grad(set_to_none=True)
         _wait(device)
         return time.perf_counter() - began

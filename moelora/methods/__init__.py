@@ -10,9 +10,19 @@ import pkgutil
 from functools import cache, lru_cache
 
 from moelora.errors import ConfigError, nearest
-from moelora.methods._contract import Abilities, AttachContext, Counts, Linear, Method, ModelShapes
+from moelora.methods._contract import Abilities, AttachContext, Counts, Hooks, Linear, Method, ModelShapes
 
-__all__ = ["Abilities", "AttachContext", "Counts", "Linear", "Method", "ModelShapes", "get_method", "method_names"]
+__all__ = [
+    "Abilities",
+    "AttachContext",
+    "Counts",
+    "Hooks",
+    "Linear",
+    "Method",
+    "ModelShapes",
+    "get_method",
+    "method_names",
+]
 
 
 @lru_cache(maxsize=1)

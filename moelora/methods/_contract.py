@@ -92,6 +92,8 @@ class Abilities:
     routed: bool = False
     mixture: bool = False  # gets a plain LoRA of equal trainable parameters beside it
     adapter: bool = True  # leaves a PEFT adapter
+    starts_as_base: bool = True  # the model computes what the base computes before the first step
+    start_note: str = ""  # why not, where it does not
     reads_input: bool = True  # false only for constant answers
 
 
@@ -103,6 +105,27 @@ class AttachContext:
     head_modules: tuple[str, ...] = ()
     allocation: Mapping[str, int] | None = None
     total_steps: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Hooks:
+    """What a method adds to the training loop beside its balance loss; each part may be absent.
+
+    Attributes:
+        extra_loss: Model → a scalar to add to the task loss, or ``None``. Called after every micro-batch's forward
+            pass; it enters as its share of the effective batch.
+        before_batch: Model and micro-batch (examples with ``task`` and ``ids``), before its forward pass.
+        after_step: Model, the steps done (from 1) and the total, after the optimiser's step while gradients are still
+            there.
+        state: Model → tensors, numbers and dicts of them that a killed run needs beside its parameters.
+        load_state: Model and what ``state`` returned.
+    """
+
+    extra_loss: "Callable[[Any], Any] | None" = None
+    before_batch: "Callable[[Any, list], None] | None" = None
+    after_step: "Callable[[Any, int, int], None] | None" = None
+    state: "Callable[[Any], dict] | None" = None
+    load_state: "Callable[[Any, dict], None] | None" = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,12 +141,17 @@ class Method:
     version: int = 1
     reference: str = ""
     linears: "Callable[[ModelShapes, Any, AttachContext], tuple[Linear, ...]] | None" = None
+    hooks: "Callable[[Any], Hooks] | None" = None  # from the settings
 
     def adapted(self, shapes: ModelShapes, settings: Any, context: AttachContext) -> tuple[Linear, ...]:
         """Return the linears that this method adapts; pages whose choice is not the setting ``modules`` say it."""
         if self.linears is not None:
             return self.linears(shapes, settings, context)
         return shapes.select(getattr(settings, "modules", "all"))
+
+    def make_hooks(self, settings: Any) -> Hooks:
+        """Return what the method adds to the training loop under these settings."""
+        return Hooks() if self.hooks is None else self.hooks(settings)
 
     def make_settings(self, values: Mapping[str, Any]) -> Any:
         """Return the settings with defaults filled in.

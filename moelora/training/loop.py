@@ -14,12 +14,14 @@ from typing import Any
 
 import torch
 
+from moelora.methods import Hooks
 from moelora.models import select_head
 from moelora.progress import Progress, logger
 from moelora.training.encode import Encoded, collate
 from moelora.training.losses import loss_items, summed_loss
 from moelora.training.state import load_state, save_state, trainable_tensors
 
+NO_HOOKS = Hooks()
 RESUMED_FIELDS = (
     "seconds",
     "cpu_seconds",
@@ -94,6 +96,7 @@ def one_step(
     pad_id: int,
     accelerator: Any,
     balance: "Callable[[torch.nn.Module], torch.Tensor | None] | None",
+    hooks: Hooks = NO_HOOKS,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Accumulate the gradients of one effective batch; return its mean task loss and its balance loss (detached)."""
     world, rank = accelerator.num_processes, accelerator.process_index
@@ -105,14 +108,18 @@ def one_step(
     for index, micro in enumerate(micro_batches):
         last = index == len(micro_batches) - 1
         tensors = collate(micro, pad_id, kind, accelerator.device)
+        if hooks.before_batch is not None:
+            hooks.before_batch(model, micro)
         with select_head(model, micro[0].task), _synchronised(accelerator, model, last):
             loss = summed_loss(model, tensors, kind) * (world / items)
             task_sum += loss.detach() / world
+            share = len(micro) * world / len(batch)
             extra = balance(model) if balance is not None else None
             if extra is not None:
-                share = len(micro) * world / len(batch)
                 loss = loss + extra * share
                 balance_sum += extra.detach() * share / world
+            if hooks.extra_loss is not None and (penalty := hooks.extra_loss(model)) is not None:
+                loss = loss + penalty * share
             accelerator.backward(loss)
     return task_sum, balance_sum
 
@@ -131,6 +138,7 @@ def train_loop(
     accelerator: Any,
     *,
     balance: "Callable | None" = None,
+    hooks: Hooks = NO_HOOKS,
     state_path: "Path | None" = None,
     label: str = "training",
 ) -> LoopResult:
@@ -144,6 +152,7 @@ def train_loop(
         pad_id: token id of padding.
         accelerator: an ``accelerate.Accelerator``.
         balance: returns the balance loss of the last forward pass, or ``None``.
+        hooks: what the method adds to the loop.
         state_path: where the state is kept; without it nothing is saved and nothing resumed.
         label: shown beside the progress.
     """
@@ -157,6 +166,8 @@ def train_loop(
     bare = accelerator.unwrap_model(model)
     trained = list(trainable_tensors(model).values())
     if state_path is not None and (progress := load_state(state_path, bare, optimizer, scheduler)) is not None:
+        if hooks.load_state is not None:
+            hooks.load_state(bare, progress["method"])
         start, running, running_balance = progress["step"], progress["running"], progress["running_balance"]
         for name in RESUMED_FIELDS:
             setattr(result, name, progress[name])
@@ -170,7 +181,7 @@ def train_loop(
         kind = kinds[batch[0].task]
         while True:
             try:
-                loss, extra = one_step(model, batch, kind, result.micro_batch_size, pad_id, accelerator, balance)
+                loss, extra = one_step(model, batch, kind, result.micro_batch_size, pad_id, accelerator, balance, hooks)
                 break
             except torch.OutOfMemoryError as error:
                 optimizer.zero_grad(set_to_none=True)
@@ -185,6 +196,8 @@ def train_loop(
         if training["max_grad_norm"]:
             accelerator.clip_grad_norm_(trained, training["max_grad_norm"])
         optimizer.step()
+        if hooks.after_step is not None:
+            hooks.after_step(bare, step + 1, len(steps))
         scheduler.step()
         optimizer.zero_grad(set_to_none=True)
         running, running_balance = running + loss, running_balance + extra
@@ -215,6 +228,7 @@ def train_loop(
                     "running": float(running),
                     "running_balance": float(running_balance),
                     "resumed": result.resumed,
+                    "method": {} if hooks.state is None else hooks.state(bare),
                     **{name: getattr(result, name) for name in RESUMED_FIELDS},
                 },
             )

@@ -89,6 +89,7 @@ def train_run(run: Run) -> Any:
             attached.base.tokenizer.pad_token_id,
             accelerator,
             balance=balance_of(method),
+            hooks=method.make_hooks(attached.settings),
             state_path=run.folder / ".state" / f"{run.key}.pt",
             label=run.label,
         )

@@ -74,7 +74,8 @@ def run_trial(plan: dict[str, Any], tasks: list[Task], base_dir: Any, data_dir: 
     kinds = {task.name: task.kind for task in tasks}
     result = train_loop(
         attached.model, steps, kinds, training, attached.base.tokenizer.pad_token_id, accelerator,
-        balance=balance_of(method), label=f"rate {training['learning_rate']:g}",
+        balance=balance_of(method), hooks=method.make_hooks(attached.settings),
+        label=f"rate {training['learning_rate']:g}",
     )  # fmt: skip
     metric = tasks[0].document["main_metric"]
     trial = {"learning_rate": training["learning_rate"], "metric": metric, "score": None, "status": result.status,
