@@ -6,7 +6,6 @@ from typing import Any
 
 from moelora.files import canonical_json
 
-
 WATCHED = "diagnostics"
 """The key of a plan that says what is watched while a run is scored; it changes no number."""
 

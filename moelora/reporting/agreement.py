@@ -1,6 +1,6 @@
 """Agreement of routing across the seeds of a run, from the first choices that lie beside the records.
 
-Only `moelora collect` reads those files; what it finds travels with the records from there on, also into published ones.
+Only `moelora collect` reads those files; what it finds travels with the records from there on, also when published.
 """
 
 from __future__ import annotations

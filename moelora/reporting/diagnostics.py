@@ -1,4 +1,4 @@
-"""What the routers and experts of a variant did, over its runs: the numbers behind the tables and figures of routing."""
+"""What the routers and experts of a variant did, over its runs: the numbers behind tables and figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from moelora.reporting.runs import Run
 
 @dataclass
 class Router:
-    """One router of a variant over its runs (seeds and tasks); every list has one value a run, `ami` at most one a pair.
+    """One router of a variant over its runs (seeds and tasks): lists of one value a run, or a pair of seeds.
 
     Attributes:
         module: Its name in the base model.
@@ -47,6 +47,12 @@ class Router:
 def diagnosed(runs: Iterable[Run]) -> list[Run]:
     """Return the finished runs whose record has diagnostics."""
     return [r for r in runs if r.finished and r.record.get("diagnostics") and r.record.get("routing")]
+
+
+def dead_words(runs: Iterable[Run]) -> str:
+    """Return below which share of the balanced load these runs call an expert dead, as `1 %`."""
+    shares = sorted({r.record["diagnostics"]["dead_share"] for r in runs})
+    return " or ".join(f"{100 * share:g} %" for share in shares)
 
 
 def blocks(panels: Sequence[Panel]) -> Iterator[tuple[Panel, str, str, list[Run]]]:

@@ -8,61 +8,40 @@ import numpy as np
 
 from moelora.reporting import words
 from moelora.reporting.cells import Panel
-from moelora.reporting.diagnostics import Router, blocks, routers
+from moelora.reporting.diagnostics import Router, blocks, dead_words, routers
 from moelora.reporting.runs import Run, Suite
 from moelora.reporting.tables import Entry, Row, Table
 
-NOTE = (
-    "Entropy: of the router's probabilities over ln E, so 1 is a router without an opinion. Dead: experts with less than "
-    "1 % of the balanced load over all tasks, summed over runs. Similarity: cosine of the increments of two experts. "
-    "Agreement: share of tokens that two seeds send alike after the best matching of their experts, beside what the same "
-    "loads give by chance; adjusted mutual information needs no matching and is 0 by chance."
-)
-
-_MEASURES = (
-    "Entropy",
-    "Load, variation",
-    "Similarity",
-    "Closest pair",
-    "Seeds agree, %",
-    "By chance, %",
-    "Adjusted MI",
-)
-_VALUES = ("entropy", "load_cv", "similarity", "closest", "matched", "chance", "ami")
+_MEASURES = {
+    "entropy": "Entropy",
+    "load_cv": "Load, variation",
+    "similarity": "Similarity",
+    "closest": "Closest pair",
+    "matched": "Seeds agree, %",
+    "chance": "By chance, %",
+    "ami": "Adjusted MI",
+}
 
 
 def routing_table(suite: Suite, panels: Sequence[Panel]) -> Table:
     """Return the diagnostics of each variant: means over its routers and runs."""
     body = []
+    everything: list[Run] = []
     for panel, regime, variant, runs in blocks(panels):
+        everything += runs
         found = routers(runs)
-        dead, placed = (sum(values) for values in zip(*((sum(r.dead), r.experts * len(r.dead)) for r in found)))
-        body.append(
-            Row(
-                [
-                    *_place(suite, panel, regime, variant),
-                    _number(str(len(found))),
-                    _number(str(len(runs))),
-                    _number(f"{dead:,} of {placed:,}"),
-                    *_measures(found),
-                    _number(str(_pairs(runs))),
-                ]
-            )
-        )
-    columns = [
-        "Variant",
-        "Model",
-        "Trained on",
-        "Settings",
-        "Routers",
-        "Runs",
-        "Dead experts",
-        *_MEASURES,
-        "Seed pairs",
-    ]
-    return Table(
-        "Routers and experts", [("", len(columns))], [(c, "") for c in columns], body, NOTE, suite.synthetic, "routing"
-    )
+        dead, placed = sum(sum(r.dead) for r in found), sum(r.experts * len(r.dead) for r in found)
+        entries = [
+            *_place(suite, panel, regime, variant),
+            _number(str(len(found))),
+            _number(str(len(runs))),
+            _number(f"{dead:,} of {placed:,}"),
+            *_measures(found),
+            _number(str(_pairs(runs))),
+        ]
+        body.append(Row(entries))
+    columns = ["Routers", "Runs", "Dead experts", *_MEASURES.values(), "Seed pairs"]
+    return _table("routing", "Routers and experts", columns, body, _note(dead_words(everything)), suite)
 
 
 def routers_table(suite: Suite, panels: Sequence[Panel]) -> Table:
@@ -70,27 +49,31 @@ def routers_table(suite: Suite, panels: Sequence[Panel]) -> Table:
     body = []
     for panel, regime, variant, runs in blocks(panels):
         for router in routers(runs):
-            body.append(
-                Row(
-                    [
-                        *_place(suite, panel, regime, variant),
-                        Entry(router.module),
-                        _number(str(router.layer)),
-                        _number(str(router.experts)),
-                        _number(f"{np.mean(router.dead):.2f}"),
-                        *_measures([router]),
-                    ]
-                )
-            )
-    columns = ["Variant", "Model", "Trained on", "Settings", "Module", "Layer", "Experts", "Dead, a run", *_MEASURES]
-    return Table(
-        "Every router",
-        [("", len(columns))],
-        [(c, "") for c in columns],
-        body,
-        "Means over runs.",
-        suite.synthetic,
-        "routers",
+            entries = [
+                *_place(suite, panel, regime, variant),
+                Entry(router.module),
+                _number(str(router.layer)),
+                _number(str(router.experts)),
+                _number(f"{np.mean(router.dead):.2f}"),
+                *_measures([router]),
+            ]
+            body.append(Row(entries))
+    columns = ["Module", "Layer", "Experts", "Dead, a run", *_MEASURES.values()]
+    return _table("routers", "Every router", columns, body, "Means over runs; the closest pair is that of all.", suite)
+
+
+def _table(name: str, title: str, columns: Sequence[str], rows: Sequence[Row], note: str, suite: Suite) -> Table:
+    columns = ["Variant", "Model", "Trained on", "Settings", *columns]
+    return Table(title, [("", len(columns))], [(c, "") for c in columns], rows, note, suite.synthetic, name)
+
+
+def _note(dead: str) -> str:
+    return (
+        "Entropy: of the router's probabilities over ln E, so 1 is a router without an opinion. Dead experts: with "
+        f"less than {dead} of the balanced load over all tasks, added up over runs. Load, variation: standard "
+        "deviation of the experts' load over its mean. Similarity: cosine of the increments of two experts. Seeds "
+        "agree: tokens that two seeds send alike after the best matching of their experts, beside what the same loads "
+        "give by chance; adjusted mutual information needs no matching and is 0 by chance."
     )
 
 
@@ -106,7 +89,7 @@ def _place(suite: Suite, panel: Panel, regime: str, variant: str) -> list[Entry]
 def _measures(found: Sequence[Router]) -> list[Entry]:
     """Return the measures over some routers; the closest pair is the closest of all."""
     entries = []
-    for name in _VALUES:
+    for name in _MEASURES:
         values = [value for router in found for value in getattr(router, name)]
         if not values:
             entries.append(Entry("–", marks=frozenset({"absent"}), title="Not defined, or not recorded."))

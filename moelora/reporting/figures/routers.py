@@ -8,7 +8,7 @@ import numpy as np
 
 from moelora.reporting import words
 from moelora.reporting.cells import Panel
-from moelora.reporting.diagnostics import Router, diagnosed, routers
+from moelora.reporting.diagnostics import Router, dead_words, diagnosed, routers
 from moelora.reporting.figures.allocation import grid_of
 from moelora.reporting.figures.style import Figure, canvas, heat, to_svg
 from moelora.reporting.runs import Run, Suite
@@ -62,7 +62,7 @@ def _figure(suite: Suite, panel: Panel, regime: str, runs: Sequence[Run]) -> Fig
         name=f"routers--{panel.name}--{regime}",
         family="routers",
         title=f"Routers: {panel.title}{regime_words}",
-        caption="Left, 1 means that the router has no opinion and 0 that it always is sure; right, the share of experts "
-        "that get less than 1 % of the balanced load; means over seeds and runs.",
+        caption="Left, 1 means that the router has no opinion and 0 that it always is sure; right, the share of "
+        f"experts that get less than {dead_words(runs)} of the balanced load; means over runs.",
         svg=svg,
     )
