@@ -259,3 +259,17 @@ def test_a_method_without_routers_has_nothing_to_diagnose(world, tmp_path):
     stamp = (run.folder / "record.json").stat().st_mtime_ns
     carry_out(run, evaluate=True)
     assert (run.folder / "record.json").stat().st_mtime_ns == stamp  # complete as it is
+
+
+def test_watching_is_no_part_of_a_plans_identity():
+    from moelora.config import load_yaml
+    from moelora.plans import expand, plan_hash
+
+    config = Path(__file__).parents[2] / "workflow" / "config"
+    suite = load_yaml(config / "suites" / "tiny.yaml")
+    found = {}
+    for watched in (True, False):
+        runs = expand({**suite, "diagnostics": {"routing": watched}}, config).runs
+        assert {("diagnostics" in run.plan) for run in runs} == {watched}
+        found[watched] = {run.folder: plan_hash(run.plan) for run in runs}
+    assert found[True] == found[False]
