@@ -1,8 +1,8 @@
 """Whether two routers send the same tokens the same way, their experts being numbered as they like.
 
 Experts have no names across seeds, so their numbers are matched first: the matching that makes most tokens agree. That
-matching also fits noise; so the agreement stands beside what the same loads give by chance, matched in the same way.
-Adjusted mutual information (scikit-learn) needs no matching and is zero by chance.
+matching also fits noise, so the agreement stands beside what the same loads give by chance, matched in the same way.
+Adjusted mutual information needs no matching and is zero by chance.
 """
 
 from __future__ import annotations
@@ -77,13 +77,12 @@ def _chance(table: np.ndarray, seed: int) -> float:
 
     if min(table.shape) == 1:
         return float(table.max())  # the margins leave no choice
-    drawn = random_table.rvs(table.sum(1), table.sum(0), size=CHANCE_DRAWS, random_state=seed)
+    drawn = random_table.rvs(table.sum(1), table.sum(0), size=CHANCE_DRAWS, random_state=np.random.default_rng(seed))
     return float(np.mean([best_match(one) for one in drawn]))
 
 
 def _adjusted(table: np.ndarray) -> float | None:
     # scikit-learn's adjusted_mutual_info_score takes labels and spends most of its time on checking them.
-    from sklearn.metrics import mutual_info_score
     from sklearn.metrics.cluster import expected_mutual_information
 
     if max(table.shape) == 1:
@@ -91,11 +90,11 @@ def _adjusted(table: np.ndarray) -> float | None:
     if min(table.shape) == 1:
         return 0.0
     expected = expected_mutual_information(table, int(table.sum()))
-    found = mutual_info_score(None, None, contingency=table)
-    most = (_entropy(table.sum(0)) + _entropy(table.sum(1))) / 2
+    apart = _entropy(table.sum(0)) + _entropy(table.sum(1))
+    found, most = apart - _entropy(table.ravel()), apart / 2
     return float((found - expected) / max(most - expected, np.finfo(np.float64).eps))
 
 
 def _entropy(counts: np.ndarray) -> float:
-    shares = counts / counts.sum()
+    shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())

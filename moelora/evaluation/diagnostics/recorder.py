@@ -72,7 +72,7 @@ class RouterSums:
         self.assigned[task] = self.assigned.get(task, 0) + counts
         rows = output.weights.cpu()[mask].double()
         self.weighed[task] = self.weighed.get(task, 0) + rows.sum(0).numpy()
-        entropy = torch.special.entr(output.probabilities.double().cpu()).sum(-1)[mask]
+        entropy = torch.special.entr(output.probabilities.cpu().double()).sum(-1)[mask]
         self.entropy[task] = self.entropy.get(task, 0.0) + float(entropy.sum())
         self.tokens[task] = self.tokens.get(task, 0) + int(mask.sum())
         kept = self.choices.get(task, numpy.empty(0, dtype=numpy.int64))
