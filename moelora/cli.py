@@ -165,6 +165,8 @@ def _add_train(verbs) -> None:
 def _add_evaluate(verbs) -> None:
     verb = _verb(verbs, "evaluate", "moelora.evaluation.command:run", "score trained runs and write their records")
     verb.add_argument("--plans", type=Path, nargs="+", required=True, metavar="PLAN")
+    verb.add_argument("--diagnostics", action="store_true",
+                      help="record what routers and experts did, whatever the plans say")  # fmt: skip
     verb.add_argument("--manifest", type=Path, metavar="FILE")
     verb.add_argument("--fingerprint", default="", help="of the code behind these runs, for the record")
     verb.add_argument("--log", type=Path, metavar="FILE")

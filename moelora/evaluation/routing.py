@@ -4,17 +4,23 @@ The match is the normalised mutual information of task and first-chosen expert o
 items gives what chance alone would show.
 """
 
-import re
+import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
 
+from moelora.evaluation.diagnostics.recorder import DEAD_SHARE, RoutingRecorder
+from moelora.evaluation.diagnostics.similarity import expert_similarity
+from moelora.files import atomic_write_bytes, sha256_file
 from moelora.models import select_head
 from moelora.seeds import derive_seed
 from moelora.training.encode import Encoded, collate
 
 PERMUTATIONS = 200
+CHOICES_FILE = "routing.safetensors"
+DIAGNOSED = ("entropy", "entropy_share", "dead", "load_cv")
 
 
 def mutual_information(table: numpy.ndarray) -> float:
@@ -28,10 +34,10 @@ def mutual_information(table: numpy.ndarray) -> float:
 
 
 @torch.no_grad()
-def record_routing_of(
-    model: torch.nn.Module, items: dict[str, list[Encoded]], kinds: dict[str, str], pad_id: int, device: Any, seed: int
-) -> list[dict[str, Any]]:
-    """Run items of each task through the model and return one row per router.
+def watch_routing(
+    model: torch.nn.Module, items: dict[str, list[Encoded]], kinds: dict[str, str], pad_id: int, device: Any
+) -> RoutingRecorder:
+    """Run items of each task through the model and return what was recorded.
 
     Args:
         model: a model with routers.
@@ -39,61 +45,79 @@ def record_routing_of(
         kinds: task name → kind.
         pad_id: token id of padding.
         device: where the model is.
+    """
+    model.eval()
+    with RoutingRecorder(model) as recorder:
+        for task, examples in items.items():
+            with recorder.task(task), select_head(model, task):
+                for start in range(0, len(examples), 16):
+                    tensors = collate(examples[start : start + 16], pad_id, kinds[task], device)
+                    tensors.pop("labels")
+                    model(**tensors)
+    return recorder
+
+
+def routing_rows(recorder: RoutingRecorder, tasks: list[str], seed: int, *, diagnosed: bool) -> list[dict[str, Any]]:
+    """Return one row per router.
+
+    Args:
+        recorder: what was recorded.
+        tasks: names of the tasks.
         seed: seeds the permutations.
+        diagnosed: keep entropy, dead experts and the coefficient of variation of the load.
 
     Returns:
         Rows with ``module``, ``layer``, ``experts``, ``load`` (task → share of assignments per expert), and
-        for several tasks ``nmi`` with the mean and 95th percentile of ``nmi`` under permuted tasks.
+        for several tasks ``nmi`` with the mean and 95th percentile of ``nmi`` under permuted tasks; see
+        `RoutingRecorder.routers` for the others.
     """
-    from moelora.tuners import record_routing, routing
-
-    model.eval()
-    counts: dict[str, list[numpy.ndarray]] = {}  # module → per item, first choices by expert
-    loads: dict[str, dict[str, numpy.ndarray]] = {}  # module → task → assignments by expert
-    owners: list[str] = []
-    with record_routing(model):
-        for task, examples in items.items():
-            for start in range(0, len(examples), 16):
-                batch = examples[start : start + 16]
-                tensors = collate(batch, pad_id, kinds[task], device)
-                tensors.pop("labels")
-                with select_head(model, task):
-                    model(**tensors)
-                owners += [task] * len(batch)
-                mask = tensors["attention_mask"].bool().cpu()
-                for name, output in routing(model):
-                    experts = output.probabilities.shape[-1]
-                    chosen = output.chosen.reshape(*mask.shape, -1).cpu()
-                    first = output.probabilities.reshape(*mask.shape, experts).argmax(-1).cpu()
-                    rows = [numpy.bincount(first[i][mask[i]].numpy(), minlength=experts) for i in range(len(batch))]
-                    counts.setdefault(name, []).extend(rows)
-                    used = numpy.bincount(chosen[mask].flatten().numpy(), minlength=experts)
-                    if chosen.shape[-1] == experts:  # dense routing: every expert is chosen, so weights are the load
-                        used = output.probabilities.reshape(*mask.shape, experts).cpu()[mask].sum(0).double().numpy()
-                    task_loads = loads.setdefault(name, {})
-                    task_loads[task] = task_loads.get(task, 0) + used
-    tasks = list(items)
-    labels = numpy.array([tasks.index(owner) for owner in owners])
-    generator = numpy.random.default_rng(derive_seed("routing permutations", seed))
-    shuffled = [generator.permutation(labels) for _ in range(PERMUTATIONS)]
     rows = []
-    for name in sorted(counts):
-        per_item = numpy.stack(counts[name])
-        layer = re.search(r"\.(\d+)\.", name)
-        row = {
-            "module": name,
-            "layer": int(layer.group(1)) if layer else -1,
-            "experts": int(per_item.shape[1]),
-            "load": {task: [float(x) for x in load / load.sum()] for task, load in sorted(loads[name].items())},
-            "nmi": None,
-            "nmi_permuted_mean": None,
-            "nmi_permuted_p95": None,
-        }
+    draws: dict[tuple[str, ...], list[numpy.ndarray]] = {}  # the same for all routers that saw the same items
+    for row in recorder.routers():
+        row |= {"nmi": None, "nmi_permuted_mean": None, "nmi_permuted_p95": None}
         if len(tasks) > 1:
-            one_hot = numpy.eye(len(tasks))
-            chance = [mutual_information(one_hot[draw].T @ per_item) for draw in shuffled]
+            sums, one_hot = recorder.sums[row["module"]], numpy.eye(len(tasks))
+            per_item, owners = numpy.stack(sums.per_item), tuple(sums.owners)
+            labels = numpy.array([tasks.index(owner) for owner in owners])
+            if owners not in draws:
+                generator = numpy.random.default_rng(derive_seed("routing permutations", seed))
+                draws[owners] = [generator.permutation(labels) for _ in range(PERMUTATIONS)]
+            chance = [mutual_information(one_hot[draw].T @ per_item) for draw in draws[owners]]
             row["nmi"] = mutual_information(one_hot[labels].T @ per_item)
             row["nmi_permuted_mean"] = float(numpy.mean(chance))
             row["nmi_permuted_p95"] = float(numpy.quantile(chance, 0.95))
-        rows.append(row)
+        rows.append(row if diagnosed else {key: value for key, value in row.items() if key not in DIAGNOSED})
     return rows
+
+
+def diagnose(
+    recorder: RoutingRecorder, model: torch.nn.Module, items: dict[str, list[Encoded]], folder: Path
+) -> dict[str, Any]:
+    """Return the record's ``diagnostics`` of a run, and write its first choices beside the record.
+
+    Args:
+        recorder: what was recorded.
+        model: the model it was recorded on.
+        items: the items it was recorded with, task by task.
+        folder: where the choices are written.
+    """
+    from safetensors.numpy import save
+
+    digest = hashlib.sha256()
+    for task, examples in items.items():
+        for example in examples:
+            digest.update(f"{task}\0{','.join(map(str, example.ids))}\n".encode())
+    choices = recorder.choices()
+    atomic_write_bytes(folder / CHOICES_FILE, save(choices))
+    seen = [sums.tokens for sums in recorder.sums.values()]
+    return {
+        "dead_share": DEAD_SHARE,
+        "tokens": {task: max(tokens.get(task, 0) for tokens in seen) for task in sorted(items)} if seen else {},
+        "choices": {
+            "file": CHOICES_FILE,
+            "sha256": sha256_file(folder / CHOICES_FILE),
+            "tokens": max((len(array) for array in choices.values()), default=0),
+            "items": digest.hexdigest()[:16],
+        },
+        "similarity": expert_similarity(model),
+    }

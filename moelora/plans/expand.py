@@ -150,6 +150,8 @@ def _runs(suite, config_dir, model, task, members, variant):
                 "evaluation": evaluation,
                 "pending": pending,
             }
+            if any(suite["diagnostics"].values()):
+                plan["diagnostics"] = suite["diagnostics"]
             folder = layout.run_folder(model["name"], task, label, seed)
             yield Run(plan, folder, model["name"], task, variant, label, regime, seed)
 

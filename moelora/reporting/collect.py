@@ -3,6 +3,7 @@
 One row is a record × scored task × metric, with the whole record as JSON beside it, so that the table
 can be queried as it is and the report needs no other file. The row of a task's main metric also carries
 the scored items, which the intervals are made from. A run that did not finish is a row without a metric.
+Where runs kept their routers' choices, each carries how it agrees with the other seeds of its variant, as JSON.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 from moelora.errors import RecordError
 from moelora.files import atomic_write_bytes, canonical_json, read_json, sha256_file
 from moelora.records import read_record
+from moelora.reporting.agreement import agreements
 
 _NUMBERS = pa.list_(pa.float32())
 
@@ -53,6 +55,7 @@ SCHEMA = pa.schema(
         ("item_predictions", _NUMBERS),
         ("item_correct", _NUMBERS),
         ("record", pa.string()),
+        ("agreement", pa.string()),
     ]
 )
 
@@ -72,7 +75,7 @@ def collect_records(paths: Iterable[str | Path]) -> pd.DataFrame:
         RecordError: A manifest or record is missing, truncated, altered since its job ended, or does
             not fit the schema. The message names the file.
     """
-    rows: list[dict[str, Any]] = []
+    records: list[tuple[Path, dict[str, Any]]] = []
     seen: dict[str, Path] = {}
     for path in sorted({Path(p) for p in paths}):
         for file in _record_files(path):
@@ -85,7 +88,13 @@ def collect_records(paths: Iterable[str | Path]) -> pd.DataFrame:
                     f"found two different records of run {record['id']}, {earlier} and {file}, expected one "
                     "a run; delete the one that is out of date"
                 )
-            rows.extend(_rows(record, file))
+            records.append((file, record))
+    agreed = agreements(records)
+    rows = [
+        row | ({"agreement": canonical_json(agreed[record["id"]])} if record["id"] in agreed else {})
+        for file, record in records
+        for row in _rows(record, file)
+    ]
     frame = pd.DataFrame(rows, columns=SCHEMA.names)
     keys = ["suite", "model", "task", "variant", "regime", "seed", "id", "scored_task", "metric"]
     return frame.sort_values(keys, kind="stable", na_position="first").reset_index(drop=True)

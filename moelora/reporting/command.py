@@ -11,7 +11,7 @@ import pandas as pd
 
 from moelora.errors import OutputError, RecordError
 from moelora.files import atomic_write_text, read_json
-from moelora.reporting import cells, figures, provenance, render, tables
+from moelora.reporting import cells, figures, provenance, render, routing_tables, tables
 from moelora.reporting.collect import read_records
 from moelora.reporting.page import Content, page
 from moelora.reporting.runs import Suite
@@ -76,6 +76,8 @@ def write_report(
         t.name: t
         for t in (
             tables.interference_table(suite, effects),
+            routing_tables.routing_table(suite, panels),
+            routing_tables.routers_table(suite, panels),
             tables.costs_table(suite, costs),
             tables.parameters_table(suite, panels),
             tables.all_metrics(suite, panels),

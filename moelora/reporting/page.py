@@ -20,12 +20,14 @@ _FAMILIES = {
     "pareto": "Score against cost",
     "tasks": "Scores by task",
     "routing": "Does the router tell the tasks apart?",
+    "routers": "Does the router decide, and are all experts used?",
+    "experts": "Do the experts differ, and do seeds agree?",
     "load": "Expert load",
     "allocation": "Where the experts went",
     "curves": "Training curves",
 }
 
-_FOLDED = frozenset({"load", "curves"})
+_FOLDED = frozenset({"routers", "experts", "load", "curves"})
 """Families of which the page opens the first figure only: there are many, and they are looked up."""
 
 

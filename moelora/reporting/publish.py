@@ -44,12 +44,14 @@ def publish_records(frame: pd.DataFrame, to: Path) -> list[Path]:
         OutputError: The folder can't be written.
         RecordError: There is no record, or one does not fit the schema.
     """
-    texts = frame.drop_duplicates("id")["record"]
-    if texts.empty:
+    runs = frame.drop_duplicates("id")[["record", "agreement"]]
+    if runs.empty:
         raise RecordError("found no record to publish, expected at least one; run the suite first")
     written = []
-    for text in texts:
+    for text, agreed in runs.itertuples(index=False):
         record = json.loads(text)
+        if isinstance(agreed, str):  # the choices it comes from stay behind
+            record["agreement"] = json.loads(agreed)
         folder = to if to.name == record["suite"] else to / record["suite"]
         small = published(record)
         path = folder / file_name(record)
@@ -101,7 +103,7 @@ def file_name(record: Mapping[str, Any]) -> str:
 
 
 def published(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record without its bulk: items left out, curves thinned, loads rounded.
+    """Return a record without its bulk: items and choices left out, curves thinned, loads and the like rounded.
 
     Every score, interval, count and setting stays as it is.
     """
@@ -113,11 +115,21 @@ def published(record: Mapping[str, Any]) -> dict[str, Any]:
             if name in training:
                 training[name] = _thinned(training[name])
         small["training"] = training
-    if small.get("routing"):
-        small["routing"] = [
-            {**e, "load": {t: [round(x, _DIGITS) for x in v] for t, v in e["load"].items()}} for e in small["routing"]
-        ]
+    for name in ("routing", "agreement"):
+        if small.get(name):
+            small[name] = _rounded(small[name])
+    if small.get("diagnostics"):
+        small["diagnostics"] = {**_rounded(small["diagnostics"]), "choices": None}
     return small
+
+
+def _rounded(value: Any) -> Any:
+    """Return a document with its fractions rounded, at any depth."""
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_rounded(inner) for inner in value]
+    return round(value, _DIGITS) if isinstance(value, float) else value
 
 
 def _thinned(curve: list[list[float]]) -> list[list[float]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -73,10 +73,11 @@ class Score:
 
 @dataclass(frozen=True)
 class Run:
-    """One record and its scored tasks."""
+    """One record and its scored tasks, and how its routing agrees with that of smaller seeds."""
 
     record: Mapping[str, Any]
     scores: Mapping[str, Score] = field(default_factory=dict)
+    agreement: Sequence[Mapping[str, Any]] = ()
 
     def __getattr__(self, name: str) -> Any:
         # id, model, task, variant, method, regime, seed, status and reason are the record's own words.
@@ -138,13 +139,14 @@ class Suite:
             if np.ndim(row.item_correct) == 1  # None or NaN where there are no items
         }
         runs = []
-        for record_id, text in frame.drop_duplicates("id")[["id", "record"]].itertuples(index=False):
+        columns = frame.drop_duplicates("id")[["id", "record", "agreement"]]
+        for record_id, text, agreed in columns.itertuples(index=False):
             record = json.loads(text)
             scores = {
                 task: _score_of(task, score, items.get((record_id, task)))
                 for task, score in sorted((record.get("scores") or {}).items())
             }
-            runs.append(Run(record, scores))
+            runs.append(Run(record, scores, json.loads(agreed) if isinstance(agreed, str) else ()))
         return cls(runs, document)
 
     @cached_property

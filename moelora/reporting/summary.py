@@ -9,6 +9,7 @@ from typing import Any
 
 from moelora.reporting import words
 from moelora.reporting.cells import AVERAGE, Interference, Panel, difference
+from moelora.reporting.diagnostics import blocks, routers
 from moelora.reporting.runs import Suite
 from moelora.reporting.tables import points, signed
 
@@ -43,6 +44,9 @@ def summarise(
     lines = _interference(suite, effects)
     if lines:
         found.append(Finding("Interference between tasks", lines))
+    lines = _routing(suite, panels)
+    if lines:
+        found.append(Finding("Routers and experts", lines))
     lines = tuple(s for document in costs for s in _costs(suite, document))
     if lines:
         found.append(Finding("What it costs", lines))
@@ -138,6 +142,29 @@ def _interference(suite: Suite, effects: Sequence[Interference]) -> tuple[str, .
         sentences.append(
             f"The largest loss is {suite.label(e.variant)} on {suite.task_title(e.task)}: "
             f"{signed(e.difference.mean)} points."
+        )
+    return tuple(sentences)
+
+
+def _routing(suite: Suite, panels: Sequence[Panel]) -> tuple[str, ...]:
+    """Return a sentence per panel on dead experts, and one on seeds where several were compared."""
+    dead: dict[str, dict[str, int]] = {}
+    matched, chance = [], []
+    for panel, _, variant, runs in blocks(panels):
+        for router in routers(runs):
+            lost = dead.setdefault(panel.title, {})
+            lost[variant] = lost.get(variant, 0) + sum(router.dead)
+            matched += router.matched
+            chance += router.chance
+    sentences = []
+    for title, lost in dead.items():
+        some = [f"{suite.label(v)} ({n})" for v, n in lost.items() if n]
+        said = f"dead experts in {words.listing(some)}" if some else "every expert of every router is used"
+        sentences.append(f"{title}: {said}.")
+    if matched:
+        sentences.append(
+            f"Two seeds send {points(sum(matched) / len(matched), 0)} % of the tokens alike once their experts are "
+            f"matched; by chance it would be {points(sum(chance) / len(chance), 0)} %."
         )
     return tuple(sentences)
 

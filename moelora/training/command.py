@@ -54,6 +54,8 @@ def carry_out_all(options: argparse.Namespace, *, evaluate: bool) -> int:
         if not opened.fingerprint:
             match = opened.plan.get("match")
             opened.fingerprint = method_fingerprint(opened.plan["method"], *([match["method"]] if match else []))
+        if getattr(options, "diagnostics", False):
+            opened.plan["diagnostics"] = {"routing": True}
         runs.append(opened)
         with run_log(opened.folder / "log.txt"):
             record = carry_out(opened, evaluate=evaluate)

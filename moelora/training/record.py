@@ -12,7 +12,14 @@ from moelora.training.identity import Run
 
 
 def make_record(
-    run: Run, trained: dict[str, Any], *, scores: dict, routing: list, items: "str | None", device: Any
+    run: Run,
+    trained: dict[str, Any],
+    *,
+    scores: dict,
+    routing: list,
+    items: "str | None",
+    device: Any,
+    diagnostics: "dict | None" = None,
 ) -> dict:
     """Return the run's record, checked against its schema."""
     plan = run.plan
@@ -44,6 +51,7 @@ def make_record(
         "scores": scores,
         "items": items,
         "routing": routing,
+        "diagnostics": diagnostics,
         "allocation": allocation,
         "tuning": tuning,
         "declarations": trained["declarations"],

@@ -160,7 +160,10 @@ def declarations(method: Any, settings: Any, micro_batch_size: int) -> list[str]
 
 
 def evaluate_run(run: Run, attached: Any, trained: dict[str, Any]) -> dict[str, Any]:
-    """Score a trained run; write ``items.parquet``, ``scores.json`` and, last, ``record.json``."""
+    """Score a trained run; write ``items.parquet``, ``scores.json`` and, last, ``record.json``.
+
+    Where the plan asks for diagnostics of routing, the first choices of the routers are written too.
+    """
     import pandas
 
     from moelora.evaluation.score import routed_items, score_model
@@ -169,7 +172,7 @@ def evaluate_run(run: Run, attached: Any, trained: dict[str, Any]) -> dict[str, 
     plan, method = run.plan, get_method(run.plan["method"])
     scores: dict[str, Any] = {}
     routing: list = []
-    items = None
+    diagnostics = items = None
     device = choose_device()
     if trained["status"] == "finished":
         tasks = load_tasks(plan, run.data_dir)
@@ -189,18 +192,38 @@ def evaluate_run(run: Run, attached: Any, trained: dict[str, Any]) -> dict[str, 
         temporary.replace(run.folder / "items.parquet")
         items = "items.parquet"
         if method.abilities.routed:
-            from moelora.evaluation.routing import record_routing_of
+            from moelora.evaluation.routing import diagnose, routing_rows, watch_routing
 
             watched = routed_items(
                 tasks, attached.base.tokenizer, plan["training"]["max_length"], plan["evaluation"].get("limit")
             )
             kinds = {task.name: task.kind for task in tasks}
             pad_id = attached.base.tokenizer.pad_token_id
-            routing = record_routing_of(attached.model, watched, kinds, pad_id, device, plan["seed"])
+            recorder = watch_routing(attached.model, watched, kinds, pad_id, device)
+            diagnosed = wants_diagnostics(run)
+            routing = routing_rows(recorder, list(watched), plan["seed"], diagnosed=diagnosed)
+            if diagnosed:
+                diagnostics = diagnose(recorder, attached.model, watched, run.folder)
         atomic_write_json(run.folder / "scores.json", {"key": run.key, "scores": scores})
-    record = make_record(run, trained, scores=scores, routing=routing, items=items, device=device)
+    record = make_record(
+        run, trained, scores=scores, routing=routing, items=items, device=device, diagnostics=diagnostics
+    )
     atomic_write_json(run.folder / "record.json", record)
     return record
+
+
+def wants_diagnostics(run: Run) -> bool:
+    """Return whether the plan asks for diagnostics, and the method has routers to watch."""
+    from moelora.methods import get_method
+
+    asked = (run.plan.get("diagnostics") or {}).get("routing", False)
+    return bool(asked) and get_method(run.plan["method"]).abilities.routed
+
+
+def is_complete(run: Run, record: dict[str, Any]) -> bool:
+    """Return whether a record holds all that the plan asks for; a failed run is tried again."""
+    lacks = record["status"] == "finished" and record.get("diagnostics") is None and wants_diagnostics(run)
+    return record["status"] != "failed" and not lacks
 
 
 def carry_out(run: Run, *, evaluate: bool) -> "dict[str, Any] | None":
@@ -209,7 +232,7 @@ def carry_out(run: Run, *, evaluate: bool) -> "dict[str, Any] | None":
     Raises:
         MoeloraError: what the user can mend (data, models, settings, disk). Everything else becomes a failed record.
     """
-    if evaluate and (record := run.done("record.json")) is not None and record["status"] != "failed":
+    if evaluate and (record := run.done("record.json")) is not None and is_complete(run, record):
         logger.info("%s: already done", run.label)
         return record
     try:

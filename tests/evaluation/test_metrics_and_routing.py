@@ -5,7 +5,7 @@ from world import plan, task_document
 
 from moelora.errors import ConfigError
 from moelora.evaluation.metrics import item_interval, score
-from moelora.evaluation.routing import mutual_information, record_routing_of
+from moelora.evaluation.routing import mutual_information, routing_rows, watch_routing
 from moelora.evaluation.score import constant_answer, routed_items
 from moelora.tasks import load_task
 from moelora.training.attach import attach
@@ -70,10 +70,12 @@ def test_routing_rows(world, architecture, method):
     tasks = [load_task(entry, world / "data") for entry in documents]
     attached = attach(document, tasks, world / architecture, "cpu")
     items = routed_items(tasks, attached.base.tokenizer, 32, None)
-    rows = record_routing_of(attached.model, items, {t.name: t.kind for t in tasks}, 0, "cpu", 0)
+    recorder = watch_routing(attached.model, items, {t.name: t.kind for t in tasks}, 0, "cpu")
+    rows = routing_rows(recorder, list(items), 0, diagnosed=False)
     feed_forward_linears = {"encoder": 2, "decoder": 3}[architecture]
     assert len(rows) == 2 * (1 if method == "mixlora" else feed_forward_linears)
     for row in rows:
+        assert "entropy" not in row and "dead" not in row  # recorded only where the suite asks for diagnostics
         assert row["experts"] == document["settings"]["experts"]
         assert set(row["load"]) == {task.name for task in tasks}
         for load in row["load"].values():
@@ -90,7 +92,8 @@ def test_padding_does_not_change_the_routing(world):
     short = min(items[task.name], key=lambda item: len(item.ids))
 
     def load(examples):
-        rows = record_routing_of(attached.model, {task.name: examples}, {task.name: task.kind}, 0, "cpu", 0)
+        recorder = watch_routing(attached.model, {task.name: examples}, {task.name: task.kind}, 0, "cpu")
+        rows = routing_rows(recorder, [task.name], 0, diagnosed=False)
         return [numpy.array(row["load"][task.name]) * sum(len(x.ids) for x in examples) for row in rows]
 
     together, apart = load([short, long]), zip(load([short]), load([long]), strict=True)

@@ -79,6 +79,8 @@ def routing(tasks: list[str], layers: int, key: str, experts: int = 4) -> list[d
     for layer in range(layers):
         for kind in ("intermediate.dense", "output.dense"):
             load = {t: (generator.dirichlet(np.ones(experts) * 1.5)).round(4).tolist() for t in tasks}
+            if (layer, kind) == (0, "output.dense"):  # nobody uses the last expert here
+                load = {t: [*(x / sum(all_[:-1]) for x in all_[:-1]), 0.0] for t, all_ in load.items()}
             many = len(tasks) > 1
             found.append(
                 {
@@ -88,6 +90,40 @@ def routing(tasks: list[str], layers: int, key: str, experts: int = 4) -> list[d
                 }
             )  # fmt: skip
     return found
+
+
+def diagnostics(rows: list[dict], folder: Path, key: str, seed: int) -> dict:
+    """Add entropy and the like to routing rows, write choices, and return the record's diagnostics.
+
+    Seeds choose alike for six tokens of ten, under other numbers.
+    """
+    from safetensors.numpy import save
+
+    generator = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode())))
+    choices, similarity = {}, []
+    for row in rows:
+        experts, module = row["experts"], row["module"]
+        share = {t: round(0.5 + 0.5 * generator.random(), 4) for t in row["load"]}
+        overall = np.mean(list(row["load"].values()), axis=0)
+        row |= {
+            "entropy_share": share, "entropy": {t: x * float(np.log(experts)) for t, x in share.items()},
+            "dead": int((overall < 0.01 / experts).sum()), "load_cv": float(overall.std() / overall.mean()),
+        }  # fmt: skip
+        common = np.random.Generator(np.random.PCG64(zlib.crc32(module.encode()))).integers(0, experts, 200)
+        noisy = np.where(generator.random(200) < 0.8, common, generator.integers(0, experts, 200))
+        choices[module] = ((noisy + seed) % experts).astype(np.uint8)
+        low, high = sorted(generator.random(2) * 0.6)
+        similarity.append(
+            {"module": module, "role": "", "layer": row["layer"], "experts": experts, "mean": low, "max": high}
+        )
+    (folder / "routing.safetensors").write_bytes(save(choices))
+    return {
+        "dead_share": 0.01, "tokens": {"all": 200}, "similarity": similarity,
+        "choices": {
+            "file": "routing.safetensors", "sha256": sha256_file(folder / "routing.safetensors"), "tokens": 200,
+            "items": "the same",
+        },
+    }  # fmt: skip
 
 
 def make_run(
@@ -117,6 +153,9 @@ def make_run(
         for n in range(layers)
         for i, k in enumerate(("attention.self.query", "attention.output.dense", "intermediate.dense", "output.dense"))
     }
+    routed = routing(tasks, layers, key) if variant in ROUTED and status == "finished" else []
+    # LoRA-SMoE's records are as those from before there were diagnostics.
+    watched = diagnostics(routed, folder, key, seed) if routed and variant != "lora-smoe" else None
     record = {
         "schema": 1, "id": run_id, "status": status, "reason": reason, "suite": suite, "model": model_name,
         "task": name, "variant": variant, "method": METHODS.get(variant, variant), "regime": regime, "seed": seed,
@@ -139,7 +178,7 @@ def make_run(
         } if trains else None,
         "costs": {"peak_memory_bytes": 300_000_000, "adapter_bytes": 4 * size},
         "scores": scores, "items": "items.parquet" if scores else None,
-        "routing": routing(tasks, layers, key) if variant in ROUTED and status == "finished" else [],
+        "routing": routed, **({"diagnostics": watched} if watched else {}),
         "allocation": {
             "experts": experts, "strategy": "smoe_percentile",
             "sensitivity": {t: {m: 0.1 * n + 0.01 for m, n in experts.items()} for t in tasks},

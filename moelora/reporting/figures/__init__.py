@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moelora.reporting.cells import Interference, Panel
-from moelora.reporting.figures import allocation, curves, interference, load, pareto, routing, tasks
+from moelora.reporting.figures import allocation, curves, experts, interference, load, pareto, routers, routing, tasks
 from moelora.reporting.figures.style import Figure, Palette
 from moelora.reporting.runs import Suite
 
@@ -29,6 +29,6 @@ def draw_all(
     """
     palette = Palette(suite)
     figures: list[Figure] = []
-    for family in (pareto, tasks, interference, routing, load, allocation, curves):
+    for family in (pareto, tasks, interference, routing, routers, experts, load, allocation, curves):
         figures += family.draw(suite, panels, effects=effects, costs=costs, palette=palette)
     return figures
