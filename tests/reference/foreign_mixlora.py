@@ -192,7 +192,7 @@ def _loss_of(loss: nn.Module, case: Case) -> dict[str, Tensor]:
 
 
 def switch() -> Case:
-    """The switch router without jitter: with room for all tokens, with room for one token an expert, and in inference."""
+    """The switch router without jitter: room for all tokens, room for one token an expert, and inference."""
     from moe_peft.adapters.mixlora.model import SwitchRouterLoss, _switch_load_balancing_loss_func
     from moe_peft.common import LLMModelInput
 

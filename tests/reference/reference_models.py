@@ -7,8 +7,10 @@ from foreign_inputs import ALPHA, EXPERTS, PER_TOKEN, RANK
 from peft import PeftModel, get_peft_model
 from reference_files import Reference
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers.activations import ACT2FN
 
+from moelora.ops import LowRank, gated_experts_reference
 from moelora.tuners import MixLoraConfig, MixtureConfig
 
 # (gradient name of the case, our parameter, which factor)
@@ -141,3 +143,28 @@ def mixture(case: Reference, dtype: torch.dtype, **settings) -> Attached:
     if not single:
         pairs["router"] = (layer.moelora_router["default"], lambda router: router)
     return Attached(model, pairs).fill(case)
+
+
+def error(ours: Tensor, theirs: Tensor) -> float:
+    """Return the largest difference over the largest entry of the reference."""
+    assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
+    return ((ours.double() - theirs).abs().max() / theirs.abs().max()).item()
+
+
+def block_output(case: Reference, weights: Tensor) -> Tensor:
+    """Return a gated block's output for given expert weights, (T, E), from our slow operation."""
+    parts = ("gate_proj", "up_proj", "down_proj")
+    factors = [
+        LowRank(case.weight(f"{p}.A").flatten(0, 1), case.weight(f"{p}.B").transpose(0, 1).flatten(1)) for p in parts
+    ]
+    frozen = tuple(case.weight(part) for part in parts)
+    x = case.input("x").flatten(0, 1)
+    return gated_experts_reference(x, frozen, tuple(factors), weights, functional.silu, ALPHA / RANK).view_as(
+        case.output("y")
+    )
+
+
+def top_p_weights(case: Reference) -> Tensor:
+    """Return the dynamic router's weights with experts in their own columns, (T, E)."""
+    kept, slots = case.output("kept").flatten(0, -2), case.output("slots").flatten(0, -2)
+    return torch.zeros_like(kept).scatter_add(-1, slots.clamp(min=0), torch.where(slots < 0, 0.0, kept))

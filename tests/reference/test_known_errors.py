@@ -5,8 +5,7 @@ import torch
 from foreign_inputs import ALPHA, EXPERTS, PER_TOKEN, RANK
 from peft import LoraConfig, get_peft_model
 from reference_files import Reference
-from reference_models import Host, linear, mixture
-from test_reference import block_output, error
+from reference_models import Host, block_output, error, linear, mixture, top_p_weights
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -147,8 +146,6 @@ def test_moe_peft_trains_on_padding():
 
 def test_the_dynamic_router_makes_the_output_smaller():
     """It does not renormalise, so at B = 0 the block would be the frozen block times less than 1."""
-    from test_reference import top_p_weights
-
     case = Reference("mixlora_top_p")
     weights = top_p_weights(case)
     renormalised = weights / weights.sum(-1, keepdim=True)

@@ -12,19 +12,16 @@ Routing decisions agree at every precision because router inputs are exact and r
 
 import pytest
 import torch
-from foreign_inputs import ALPHA, EXPERTS, PER_TOKEN, RANK
+from foreign_inputs import EXPERTS, PER_TOKEN, RANK
 from peft import get_peft_model
 from reference_files import Reference
-from reference_models import Attached, Gated, Layers, mixlora, mixture
+from reference_models import Attached, Gated, Layers, block_output, error, mixlora, mixture, top_p_weights
 from torch import Tensor
-from torch.nn import functional
 
 from moelora import losses, routers
-from moelora.ops import LowRank, gated_experts_reference
 from moelora.tuners import MixLoraConfig, balance_loss, record_routing, routing
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-6, torch.bfloat16: 1e-2}
-SCALING = ALPHA / RANK
 ATTACH = {
     "mixlora_gated": lambda case, dtype: mixlora(case, "gated", dtype),
     "mixlora_two_matrix": lambda case, dtype: mixlora(case, "two_matrix", dtype),
@@ -33,12 +30,6 @@ ATTACH = {
     "loramoe": lambda case, dtype: mixture(case, dtype, experts=EXPERTS, router="dense"),
     "peft_lora": lambda case, dtype: mixture(case, dtype, experts=1, router="none"),
 }
-
-
-def error(ours: Tensor, theirs: Tensor) -> float:
-    """Return the largest difference over the largest entry of the reference."""
-    assert ours.shape == theirs.shape, (ours.shape, theirs.shape)
-    return ((ours.double() - theirs).abs().max() / theirs.abs().max()).item()
 
 
 def run(case: Reference, attached: Attached, dtype: torch.dtype) -> tuple[Tensor, dict[str, Tensor]]:
@@ -129,25 +120,6 @@ def test_molas_loss_in_the_package_counts_both_slots():
     routed = routers.top_k(case.output("logits").flatten(0, -2), PER_TOKEN)
     assert error(losses.switch_slots(routed), case.output("loss_when_asked_for")) <= 1e-10
     assert error(PER_TOKEN * losses.switch(routed), case.output("loss_when_asked_for")) <= 1e-10
-
-
-def block_output(case: Reference, weights: Tensor) -> Tensor:
-    """Return a gated block's output for given expert weights, (T, E), from our slow operation."""
-    parts = ("gate_proj", "up_proj", "down_proj")
-    factors = [
-        LowRank(case.weight(f"{p}.A").flatten(0, 1), case.weight(f"{p}.B").transpose(0, 1).flatten(1)) for p in parts
-    ]
-    frozen = tuple(case.weight(part) for part in parts)
-    x = case.input("x").flatten(0, 1)
-    return gated_experts_reference(x, frozen, tuple(factors), weights, functional.silu, SCALING).view_as(
-        case.output("y")
-    )
-
-
-def top_p_weights(case: Reference) -> Tensor:
-    """Return the dynamic router's weights with experts in their own columns, (T, E)."""
-    kept, slots = case.output("kept").flatten(0, -2), case.output("slots").flatten(0, -2)
-    return torch.zeros_like(kept).scatter_add(-1, slots.clamp(min=0), torch.where(slots < 0, 0.0, kept))
 
 
 def test_block_with_dynamic_routing_from_its_weights():
