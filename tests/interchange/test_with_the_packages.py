@@ -54,6 +54,19 @@ def test_the_package_keeps_dropping_in_evaluation(tmp_path):
     assert torch.equal(logits(load_mixlora(make_base(), folder)), logits(make_ours(dropout=0.5)))
 
 
+def test_the_package_ignores_its_own_setting_for_experts(tmp_path):
+    """It reads ``expert_lora`` but scales the experts with the attention's alpha."""
+    plain = write_foreign(tmp_path / "plain", lora_dropout=1e-30)
+    own = write_foreign(tmp_path / "own", lora_dropout=1e-30, expert_lora={"lora_alpha": 60})
+    assert torch.equal(by_package(own), by_package(plain))
+
+
+def test_the_package_needs_the_activation_that_we_write(tmp_path):
+    folder = write_foreign(tmp_path, act_fn=None)
+    with pytest.raises(TypeError, match="not callable"):
+        by_package(folder)
+
+
 def test_what_moe_peft_trains_and_saves_we_compute(tmp_path, monkeypatch):
     """moe-peft makes the adapter with its own model and writer; it, package mixlora and we agree."""
     moe_peft = pytest.importorskip("moe_peft", reason=f"moe-peft {WHY}")

@@ -9,6 +9,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 from tiny_llama import EXPERTS, LAYERS, RANK, foreign_weights, logits, make_base, make_ours, write_foreign
 from torch.nn import functional
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from moelora.errors import AdapterError, RecordError
 from moelora.interchange import load_mixlora, save_mixlora
@@ -243,6 +244,31 @@ def test_models_with_other_names_are_refused(tmp_path):
         load_mixlora(bert, write_foreign(tmp_path))
     with pytest.raises(AdapterError, match="already carries an adapter"):
         load_mixlora(make_ours(), tmp_path)
+
+
+def make_family(name: str) -> torch.nn.Module:
+    """Return a tiny model of another family."""
+    torch.manual_seed(7)
+    config = AutoConfig.for_model(
+        name, vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.mark.parametrize("name", ["mistral", "qwen2", "gemma", "gemma2"])
+def test_other_families_with_llamas_names(tmp_path, name):
+    ours = make_ours(base=make_family(name))
+    save_mixlora(ours, tmp_path / "adapter")
+    assert torch.equal(logits(load_mixlora(make_family(name), tmp_path / "adapter")), logits(ours))
+    activation = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["act_fn"]
+    assert activation == ("gelu_pytorch_tanh" if "gemma" in name else "silu")
+
+
+@pytest.mark.parametrize("name", ["phi", "phi3"])
+def test_families_with_other_blocks_are_refused(tmp_path, name):
+    with pytest.raises(AdapterError, match=r"lacks 'model\.layers\.0\.mlp\.gate_proj'"):
+        load_mixlora(make_family(name), write_foreign(tmp_path))
 
 
 @pytest.mark.parametrize("content", [b"", b"not a file of tensors", None])
