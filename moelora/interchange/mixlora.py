@@ -10,7 +10,7 @@ from torch import nn
 
 from moelora.errors import AdapterError
 from moelora.files import atomic_write_bytes, atomic_write_json, read_json
-from moelora.interchange.mixlora_config import FEED_FORWARD, ForeignSettings, express, understand
+from moelora.interchange.mixlora_config import FEED_FORWARD, ROUTERS, ForeignSettings, express, understand
 from moelora.interchange.mixlora_tensors import (
     BINARY_FILE,
     LAYERS,
@@ -62,7 +62,9 @@ def load_mixlora(
     check_weights(weights, places)
     config = MixLoraConfig(
         r=settings.r, alpha=settings.alpha, dropout=settings.dropout, num_experts=settings.experts,
-        experts_per_token=settings.experts_per_token, balance_coefficient=settings.balance_coefficient,
+        router=settings.router, experts_per_token=settings.experts_per_token, top_p=settings.top_p,
+        expert_r=_own(settings, "r"), expert_alpha=_own(settings, "alpha"), expert_dropout=_own(settings, "dropout"),
+        balance_coefficient=settings.balance_coefficient,
         init_router_std=settings.router_std, feed_forward_modules=blocks, task_type="CAUSAL_LM",
         target_modules=[f"self_attn.{name}" for name in attention] or None, inference_mode=not is_trainable,
     )  # fmt: skip
@@ -71,12 +73,15 @@ def load_mixlora(
     with torch.no_grad():
         for name, place in places.items():
             whole = getattr(layers[place.module], place.parameter)[adapter_name]
-            place.share(whole, settings.r).copy_(weights[name])
+            place.share(whole, settings.expert_r).copy_(weights[name])
     return model if is_trainable else model.eval()
 
 
 def save_mixlora(model: PeftModel, folder: "Path | str", adapter: str = "default") -> Path:
     """Write one MixLoRA adapter so that mixlora and moe-peft can read it; return the folder.
+
+    What acts in training only and has no place in the format (jitter, z-loss) is not written. An adapter with the
+    router "top_p" is one for moe-peft; package mixlora refuses it.
 
     Raises:
         AdapterError: The adapter is not a MixLoRA the format can hold: it must cover every layer's gated block, and
@@ -96,12 +101,18 @@ def save_mixlora(model: PeftModel, folder: "Path | str", adapter: str = "default
     layers = {name: layer for name, layer in our_layers(model) if adapter in layer.experts}
     attention = _attention_names(base, config, layers)
     _check_expressible(config)
+    expert = config.experts_settings
     settings = ForeignSettings(
         r=config.r,
         alpha=config.alpha,
         dropout=config.dropout,
+        expert_r=expert.r,
+        expert_alpha=expert.alpha,
+        expert_dropout=expert.dropout,
         experts=config.num_experts,
+        router=config.router,
         experts_per_token=config.experts_per_token,
+        top_p=config.top_p,
         targets=(*attention, *FEED_FORWARD),
         activation=_activation(base),
         base_model=config.base_model_name_or_path,
@@ -113,12 +124,18 @@ def save_mixlora(model: PeftModel, folder: "Path | str", adapter: str = "default
     for name, place in name_tensors(base, settings, attention):
         whole = getattr(layers[place.module], place.parameter)[adapter]
         # Cloned: a view would drag its whole stack into the file.
-        weights[name] = place.share(whole.detach(), settings.r).clone().cpu()
+        weights[name] = place.share(whole.detach(), settings.expert_r).clone().cpu()
     buffer = io.BytesIO()
     torch.save(weights, buffer)
     atomic_write_bytes(folder / BINARY_FILE, buffer.getvalue())
     atomic_write_json(folder / CONFIG_FILE, document)
     return folder
+
+
+def _own(settings: ForeignSettings, name: str) -> "int | float | None":
+    """Return a setting of the experts where it differs from the attention's, else None."""
+    own = getattr(settings, f"expert_{name}")
+    return None if own == getattr(settings, name) else own
 
 
 def our_layers(model: PeftModel) -> Iterator[tuple[str, nn.Module]]:
@@ -169,15 +186,11 @@ def _attention_names(base: nn.Module, config: MixLoraConfig, layers: dict[str, n
 
 def _check_expressible(config: MixLoraConfig) -> None:
     """Refuse settings for which the format has no word."""
-    for name in ("expert_r", "expert_alpha", "expert_dropout"):
-        own, shared = getattr(config, name, None), getattr(config, name.removeprefix("expert_"))
-        if own is not None and own != shared:
-            raise AdapterError(
-                f"{name} is {own} but the attention has {shared}; package mixlora gives its experts the attention's "
-                "settings, whatever the file says. Use the same for both"
-            )
-    if getattr(config, "router", "top_k") != "top_k":
-        raise AdapterError(f"router is {config.router!r}; expected 'top_k', the one that package mixlora has")
+    if config.router not in ROUTERS.values():
+        raise AdapterError(
+            f"router is {config.router!r}; expected one of {list(ROUTERS.values())}: moe-peft computes its switch "
+            "router's block in training only"
+        )
     if config.modules_to_save:
         raise AdapterError(f"modules_to_save is {config.modules_to_save}; the format has no place for whole modules")
     if config.part_names["activation"] != "act_fn" or config.num_experts < 2:

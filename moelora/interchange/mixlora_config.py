@@ -10,8 +10,9 @@ from typing import Any
 from moelora.errors import AdapterError, nearest
 
 PEFT_TYPE = "MIXLORA"
-ROUTER = "mixlora"
-OTHER_ROUTERS = ("mixlora-dynamic", "mixlora-switch")
+# Their names for what ours call a router. Package mixlora knows the first only.
+ROUTERS = {"mixlora": "top_k", "mixlora-dynamic": "top_p"}
+SWITCH = "mixlora-switch"
 FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
 REQUIRED = ("peft_type", "routing_strategy", "r", "lora_alpha", "lora_dropout", "num_experts", "target_modules")
 # moe-peft marks the answers of multiple-choice tasks so; the model is a causal one all the same.
@@ -25,11 +26,16 @@ class ForeignSettings:
     """What a foreign config says.
 
     Attributes:
-        r: Rank of every LoRA.
-        alpha: Increments are scaled by alpha / r (a config with rsLoRA has been converted).
-        dropout: On the input of the increments.
+        r: Rank of the attention's LoRA.
+        alpha: Its increments are scaled by alpha / r (a config with rsLoRA has been converted).
+        dropout: On the input of its increments.
+        expert_r: Rank of the experts.
+        expert_alpha: Their alpha.
+        expert_dropout: Their dropout.
         experts: Experts of every feed-forward block.
-        experts_per_token: k.
+        router: "top_k" or "top_p".
+        experts_per_token: k of "top_k".
+        top_p: p of "top_p".
         targets: Names of the linear modules that have a LoRA, without their place.
         activation: Name of the blocks' activation, or None for the base model's own.
         base_model: Name or path of the base model, or None.
@@ -40,8 +46,13 @@ class ForeignSettings:
     r: int
     alpha: float
     dropout: float
+    expert_r: int
+    expert_alpha: float
+    expert_dropout: float
     experts: int
+    router: str
     experts_per_token: int
+    top_p: float
     targets: tuple[str, ...]
     activation: str | None
     base_model: str | None
@@ -65,18 +76,25 @@ def understand(document: Any) -> ForeignSettings:
     missing = [key for key in REQUIRED if key not in document]
     if missing:
         raise AdapterError(f"adapter_config.json lacks {missing}; expected {list(REQUIRED)}")
-    _check_numbers(document)
-    _check_router(document)
-    _check_expert_settings(document)
-    _refuse(document)
-    rank, alpha = document["r"], document["lora_alpha"]
+    # Experts inherit what their own part of the config does not say.
+    expert = {**document, **(document.get("expert_lora") or {})}
+    for one in (document, expert):
+        _check_numbers(one)
+        _refuse(one)
+    rank, alpha, dropout = _lora(document)
+    expert_rank, expert_alpha, expert_dropout = _lora(expert)
     balance_is_on = document.get("router_loss", True)
     return ForeignSettings(
         r=rank,
-        alpha=alpha * math.sqrt(rank) if document.get("use_rslora") else alpha,
-        dropout=0.0 if document["lora_dropout"] <= SMALLEST_DROPOUT else document["lora_dropout"],
+        alpha=alpha,
+        dropout=dropout,
+        expert_r=expert_rank,
+        expert_alpha=expert_alpha,
+        expert_dropout=expert_dropout,
         experts=document["num_experts"],
+        router=_router(document),
         experts_per_token=document.get("top_k", 2),
+        top_p=document.get("top_p", 0.8),
         targets=_targets(document["target_modules"]),
         activation=document.get("act_fn"),
         base_model=document.get("base_model_name_or_path"),
@@ -96,33 +114,26 @@ def _check_numbers(document: dict) -> None:
             raise AdapterError(f"{key} is {value!r}; expected a number from 0")
 
 
-def _check_router(document: dict) -> None:
+def _lora(settings: dict) -> tuple[int, float, float]:
+    """Return rank, alpha and dropout as ours count them."""
+    rank, alpha, dropout = settings["r"], settings["lora_alpha"], settings["lora_dropout"]
+    if settings.get("use_rslora"):
+        alpha = alpha * math.sqrt(rank)
+    return rank, alpha, 0.0 if dropout <= SMALLEST_DROPOUT else dropout
+
+
+def _router(document: dict) -> str:
     found = document["routing_strategy"]
-    if found in OTHER_ROUTERS:
+    if found == SWITCH:
         raise AdapterError(
-            f"routing_strategy is {found!r}; only {ROUTER!r} (softmax, top k, renormalised) can be read. The adapter's "
-            "weights would load, but its tokens would be routed in another way"
+            f"routing_strategy is {SWITCH!r}; expected one of {list(ROUTERS)}. moe-peft returns a switch block's input "
+            "unchanged in inference, so there is no model to rebuild"
         )
-    if found != ROUTER:
-        raise AdapterError(f"routing_strategy is {found!r}{nearest(str(found), (ROUTER, *OTHER_ROUTERS))}")
-
-
-def _check_expert_settings(document: dict) -> None:
-    """Refuse experts whose rank, alpha or dropout differ from the attention's.
-
-    The one place to change once the tuner's config has settings for experts apart.
-    """
-    own = document.get("expert_lora") or {}
-    differing = {
-        key: (own[key], document.get(key))
-        for key in ("r", "lora_alpha", "lora_dropout", "use_dora", "use_rslora")
-        if key in own and own[key] != document.get(key, False)
-    }
-    if differing:
-        raise AdapterError(
-            f"expert_lora differs from the attention's settings: {differing} as (expert, attention); expected the "
-            "same for both. Train the adapter with one rank, alpha and dropout, or split it by hand"
-        )
+    if found not in ROUTERS:
+        raise AdapterError(f"routing_strategy is {found!r}{nearest(str(found), (*ROUTERS, SWITCH))}")
+    if ROUTERS[found] == "top_p" and document.get("temperature"):
+        raise AdapterError(f"temperature is {document['temperature']}; expected 0: our top-p router has none")
+    return ROUTERS[found]
 
 
 def _refuse(document: dict) -> None:
@@ -135,7 +146,7 @@ def _refuse(document: dict) -> None:
     if document.get("jitter_noise"):
         raise AdapterError(
             f"jitter_noise is {document['jitter_noise']}; expected 0. The packages multiply noise into the block's "
-            "input; ours do not. Set it to 0 in adapter_config.json to load the adapter without"
+            "input; ours only into the router's. Set it to 0 in adapter_config.json to load the adapter without"
         )
     if document.get("bias", "none") != "none":
         raise AdapterError(f"bias is {document['bias']!r}; expected 'none', the only form the packages write")
@@ -165,8 +176,10 @@ def express(settings: ForeignSettings) -> dict:
     """Return the foreign config of some settings.
 
     Raises:
-        AdapterError: alpha is neither an integer nor one times sqrt(r), which is all the packages accept.
+        AdapterError: alpha is neither an integer nor one times sqrt(r), which is all the packages accept, or the
+            experts have settings of their own.
     """
+    _check_same_for_experts(settings)
     root = settings.alpha / math.sqrt(settings.r)
     if float(settings.alpha).is_integer():
         alpha, scaled_by_root = int(settings.alpha), False
@@ -177,6 +190,8 @@ def express(settings: ForeignSettings) -> dict:
             f"alpha is {settings.alpha}; the format holds integers only (or, with rsLoRA, an integer times sqrt(r)). "
             "Scale every B by alpha / n and write n instead"
         )
+    strategy = next(theirs for theirs, ours in ROUTERS.items() if ours == settings.router)
+    kept = {"top_k": settings.experts_per_token} if settings.router == "top_k" else {"top_p": float(settings.top_p)}
     return {
         "bias": "none",
         "peft_type": PEFT_TYPE,
@@ -187,10 +202,21 @@ def express(settings: ForeignSettings) -> dict:
         "use_rslora": scaled_by_root,
         "lora_dropout": float(settings.dropout) or SMALLEST_DROPOUT,
         "target_modules": list(settings.targets),
-        "routing_strategy": ROUTER,
+        "routing_strategy": strategy,
         "num_experts": settings.experts,
-        "top_k": settings.experts_per_token,
+        **kept,
         "act_fn": settings.activation,
         "router_aux_loss_coef": float(settings.balance_coefficient),
         "router_init_range": float(settings.router_std),
     }
+
+
+def _check_same_for_experts(settings: ForeignSettings) -> None:
+    """Refuse to write experts with settings of their own: moe-peft would obey them, package mixlora would not."""
+    for name in ("r", "alpha", "dropout"):
+        own, shared = getattr(settings, f"expert_{name}"), getattr(settings, name)
+        if own != shared:
+            raise AdapterError(
+                f"expert_{name} is {own} but the attention has {shared}; package mixlora gives its experts the "
+                "attention's settings whatever the file says, and would compute another function. Use the same for both"
+            )

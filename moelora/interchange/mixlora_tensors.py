@@ -46,7 +46,7 @@ class Place:
     shape: tuple[int, int]
 
     def share(self, tensor: Tensor, rank: int) -> Tensor:
-        """Return a view of the expert's rows (of A) or columns (of B)."""
+        """Return a view of the rows (of A) or columns (of B) of one expert of this rank."""
         if self.expert is None:
             return tensor
         return tensor.narrow(0 if self.parameter.endswith("_A") else 1, self.expert * rank, rank)
@@ -75,9 +75,9 @@ def find_parts(base: nn.Module, targets: tuple[str, ...]) -> tuple[list[str], li
 def name_tensors(base: nn.Module, settings: ForeignSettings, attention: list[str]) -> Iterator[tuple[str, Place]]:
     """Yield the foreign name of every tensor of an adapter, and its place in ours."""
     modules = base_modules(base)
-    rank = settings.r
 
     def pair(stem: str, module: str, linear: nn.Module, parameter: str, expert: int | None):
+        rank = settings.r if expert is None else settings.expert_r
         for factor, shape in (("A", (rank, linear.in_features)), ("B", (linear.out_features, rank))):
             yield f"{stem}.lora_{factor}.weight", Place(module, f"{parameter}_{factor}", expert, shape)
 

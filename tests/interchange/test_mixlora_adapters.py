@@ -179,15 +179,15 @@ def test_wrong_tensors_are_refused_and_nothing_is_attached(tmp_path, weights, me
     ("changes", "message"),
     [
         ({"peft_type": "LORA"}, "expected 'MIXLORA'"),
-        ({"routing_strategy": "mixlora-dynamic"}, "only 'mixlora'"),
-        ({"routing_strategy": "mixlora-switch"}, "only 'mixlora'"),
+        ({"routing_strategy": "mixlora-dynamic", "temperature": 0.5}, "temperature is 0.5"),
+        ({"routing_strategy": "mixlora-switch"}, "block's input"),
         ({"routing_strategy": "mixlra"}, "did you mean 'mixlora'"),
         ({"use_dora": True}, "does not hold DoRA's magnitudes"),
         ({"jitter_noise": 0.1}, "expected 0"),
         ({"bias": "all"}, "bias is 'all'"),
         ({"task_type": "SEQ_CLS"}, "classification head"),
-        ({"expert_lora": {"r": 8}}, r"'r': \(8, 3\)"),
-        ({"expert_lora": {"lora_alpha": 12, "lora_dropout": 0.05}}, r"'lora_alpha': \(12, 6\)"),
+        ({"expert_lora": {"r": 8}}, r"is \(3, 16\), expected \(8, 16\)"),
+        ({"expert_lora": {"use_dora": True}}, "does not hold DoRA's magnitudes"),
         ({"target_modules": ["q_proj", "gate_proj", "down_proj"]}, "lack .'up_proj'"),
         ({"target_modules": "all-linear"}, "expected a list"),
         ({"act_fn": "gelu"}, "blocks have 'silu'"),
@@ -202,9 +202,37 @@ def test_configs_that_cannot_be_meant_are_refused(tmp_path, changes, message):
         load_mixlora(make_base(), write_foreign(tmp_path, **changes))
 
 
-def test_equal_expert_settings_are_no_reason_to_refuse(tmp_path):
+def test_experts_may_have_settings_of_their_own(tmp_path):
+    """The experts' rank, alpha and dropout come from their part of the config, the rest is inherited."""
+    weights = {
+        name: torch.cat([one, one], dim=0 if "lora_A" in name else 1) if "experts" in name else one
+        for name, one in foreign_weights().items()
+    }
+    write_foreign(tmp_path / "plain")
+    # Twice the same rank-3 expert as one of rank 6: the sum doubles, so alpha / r has to halve.
+    write_foreign(tmp_path / "own", weights, expert_lora={"r": 2 * RANK, "lora_alpha": 6, "lora_dropout": 0.1})
+    own = load_mixlora(make_base(), tmp_path / "own")
+    config = own.peft_config["default"]
+    assert (config.r, config.expert_r, config.alpha, config.expert_alpha) == (RANK, 2 * RANK, 6, None)
+    assert (config.dropout, config.expert_dropout) == (0.05, 0.1)
+    assert torch.allclose(logits(own), logits(load_mixlora(make_base(), tmp_path / "plain")), rtol=1e-10, atol=1e-12)
+
+
+def test_equal_expert_settings_are_no_settings_of_their_own(tmp_path):
     expert = {"bias": "none", "r": RANK, "lora_alpha": 6, "lora_dropout": 0.05}
-    load_mixlora(make_base(), write_foreign(tmp_path, expert_lora=expert))
+    config = load_mixlora(make_base(), write_foreign(tmp_path, expert_lora=expert)).peft_config["default"]
+    assert (config.expert_r, config.expert_alpha, config.expert_dropout) == (None, None, None)
+
+
+def test_the_dynamic_router_is_read_and_written(tmp_path):
+    write_foreign(tmp_path / "theirs", routing_strategy="mixlora-dynamic", top_p=0.6)
+    ours = load_mixlora(make_base(), tmp_path / "theirs")
+    config = ours.peft_config["default"]
+    assert (config.router, config.top_p) == ("top_p", 0.6)
+    save_mixlora(ours, tmp_path / "again")
+    assert torch.equal(logits(load_mixlora(make_base(), tmp_path / "again")), logits(ours))
+    document = json.loads((tmp_path / "again" / "adapter_config.json").read_text())
+    assert (document["routing_strategy"], document["top_p"]) == ("mixlora-dynamic", 0.6) and "top_k" not in document
 
 
 def test_missing_keys_are_named(tmp_path):
@@ -302,6 +330,9 @@ def test_code_in_a_weight_file_is_not_run(tmp_path):
         ({"target_modules": ["layers.1.self_attn.q_proj"]}, "missing or too many: .'model.layers.0.self_attn.q_proj'"),
         ({"target_modules": ["q_proj", "lm_head"]}, "missing or too many: .'lm_head'"),
         ({"alpha": 5.5}, "alpha is 5.5"),
+        ({"expert_r": 2}, "expert_r is 2 but the attention has 3"),
+        ({"expert_alpha": 12}, "expert_alpha is 12 but the attention has 6"),
+        ({"router": "switch"}, "router is 'switch'"),
         ({"modules_to_save": ["lm_head"], "target_modules": ["q_proj"]}, "no place for whole modules"),
         ({"num_experts": 1, "experts_per_token": 1}, "at least 2 experts"),
     ],

@@ -17,6 +17,7 @@ from moelora.tuners import MixLoraConfig, MixtureConfig
 PARTS = {
     "gated": {"gate_proj": "gate", "up_proj": "up", "down_proj": "down"},
     "two_matrix": {"fc1": "inner", "fc2": "outer"},
+    "two_matrix_block": {"fc1": "inner", "fc2": "outer"},
 }
 
 
@@ -54,6 +55,18 @@ class Inner(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.intermediate_act_fn(self.dense(x))
+
+
+class TwoMatrix(nn.Module):
+    """A two-matrix block in one module."""
+
+    def __init__(self, case: Reference):
+        super().__init__()
+        self.fc1, self.fc2 = linear(case, "fc1"), linear(case, "fc2")
+        self.activation_fn = ACT2FN["gelu_new"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.activation_fn(self.fc1(x)))
 
 
 class Host(nn.Module):
@@ -108,25 +121,25 @@ class Attached:
         return self
 
 
-def mixlora(case: Reference, layout: str, dtype: torch.dtype) -> Attached:
+def mixlora(case: Reference, layout: str, dtype: torch.dtype, **settings) -> Attached:
     """Return MixLoRA around a case's block, its base in ``dtype``."""
-    settings = {"num_experts": EXPERTS, "experts_per_token": PER_TOKEN, "r": RANK, "alpha": ALPHA}
-    if layout == "gated":
-        host = Host(mlp=Gated(case))
-        config = MixLoraConfig(feed_forward_modules=["mlp"], **settings)
-    else:
+    settings = {
+        "num_experts": EXPERTS, "experts_per_token": PER_TOKEN, "r": RANK, "alpha": ALPHA,
+        "feed_forward_layout": layout, "feed_forward_modules": ["mlp"], **settings,
+    }  # fmt: skip
+    if layout == "two_matrix":
         host = Host(mlp=Host(inner=Inner(case), outer=linear(case, "fc2")))
-        config = MixLoraConfig(
-            feed_forward_layout="two_matrix", feed_forward_modules=["inner"], output_modules=["outer"], **settings
-        )
-    model = get_peft_model(host.to(dtype), config)
+        settings |= {"feed_forward_modules": ["inner"], "output_modules": ["outer"]}
+    else:
+        host = Host(mlp=Gated(case) if layout == "gated" else TwoMatrix(case))
+    model = get_peft_model(host.to(dtype), MixLoraConfig(**settings))
     block = model.base_model.model.mlp
-    first = block if layout == "gated" else block.inner
+    first, last = (block.inner, block.outer) if layout == "two_matrix" else (block, block)
     pairs = {"router": (first.moelora_router["default"], lambda router: router)}
     for part, role in PARTS[layout].items():
-        last = block.outer if role == "outer" else first
         pairs[f"{part}.A"] = (getattr(first, f"moelora_{role}_A")["default"], wide_a)
-        pairs[f"{part}.B"] = (getattr(last, f"moelora_{role}_B")["default"], wide_b)
+        holder = last if role == "outer" else first
+        pairs[f"{part}.B"] = (getattr(holder, f"moelora_{role}_B")["default"], wide_b)
     return Attached(model, pairs).fill(case)
 
 

@@ -59,7 +59,7 @@ def localized_loss(weights: list[Tensor], expert_types: list[int], sample_types:
     """LoRAMoE's localized balancing loss of one layer.
 
     Q_en sums expert e's weight over the tokens of sample n; I_en is 1 + delta where the types of expert and sample
-    agree and 1 - delta elsewhere; Z = I * Q. The variance divides by the number of entries.
+    agree and 1 - delta elsewhere; Z = I * Q. The variance divides by the number of entries less one.
 
     Args:
         weights: For each sample its tokens' expert weights, (tokens, E).
@@ -74,7 +74,7 @@ def localized_loss(weights: list[Tensor], expert_types: list[int], sample_types:
             importance = 1 + delta if expert_types[e] == sample_types[n] else 1 - delta
             entries.append(importance * sample[:, e].sum())
     mean = sum(entries) / len(entries)
-    variance = sum((entry - mean) ** 2 for entry in entries) / len(entries)
+    variance = sum((entry - mean) ** 2 for entry in entries) / (len(entries) - 1)
     return variance / mean if form == "paper" else variance / (mean**2 + 1e-10)
 
 

@@ -26,6 +26,9 @@ ATTACH = {
     "mixlora_gated": lambda case, dtype: mixlora(case, "gated", dtype),
     "mixlora_two_matrix": lambda case, dtype: mixlora(case, "two_matrix", dtype),
     "mixlora_two_matrix_bias": lambda case, dtype: mixlora(case, "two_matrix", dtype),
+    "mixlora_two_matrix_bias in one module": lambda case, dtype: mixlora(case, "two_matrix_block", dtype),
+    "mixlora_top_p": lambda case, dtype: mixlora(case, "gated", dtype, router="top_p", top_p=case.facts["top_p"]),
+    "mixlora_switch": lambda case, dtype: mixlora(case, "gated", dtype, router="switch"),
     "mola": lambda case, dtype: mixture(case, dtype, experts=EXPERTS, experts_per_token=PER_TOKEN),
     "loramoe": lambda case, dtype: mixture(case, dtype, experts=EXPERTS, router="dense"),
     "peft_lora": lambda case, dtype: mixture(case, dtype, experts=1, router="none"),
@@ -44,7 +47,7 @@ def run(case: Reference, attached: Attached, dtype: torch.dtype) -> tuple[Tensor
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("name", ATTACH)
 def test_forward_and_every_gradient(name, dtype):
-    case = Reference(name)
+    case = Reference(name.split()[0])
     attached = ATTACH[name](case, dtype)
     y, gradients = run(case, attached, dtype)
     errors = {"y": error(y, case.output("y"))}
@@ -59,15 +62,15 @@ def test_forward_and_every_gradient(name, dtype):
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("name", [name for name in ATTACH if name != "peft_lora"])
 def test_router_probabilities(name, dtype):
-    case = Reference(name)
+    case = Reference(name.split()[0])
     attached = ATTACH[name](case, dtype)
     with record_routing(attached.model), torch.no_grad():
         attached.model(case.input("x").to(dtype))
     ((_, output),) = routing(attached.model)
     theirs = case.output("probabilities").flatten(0, -2)
     assert error(output.probabilities, theirs) <= TOLERANCE[torch.float32 if dtype != torch.float64 else dtype]
-    if name != "loramoe":
-        expected = theirs.topk(PER_TOKEN, dim=-1).indices
+    if name not in ("loramoe", "mixlora_top_p"):
+        expected = theirs.topk(1 if name == "mixlora_switch" else PER_TOKEN, dim=-1).indices
         assert torch.equal(output.chosen, expected)
 
 
@@ -153,23 +156,31 @@ def test_switch_losses():
     assert error(gradient, case.output("loss_gradient_logits")) <= 1e-10
 
 
-needs_top_p = pytest.mark.skipif(not hasattr(routers, "top_p"), reason="moelora.routers has no top_p yet")
-needs_switch = pytest.mark.skipif(not hasattr(routers, "switch"), reason="moelora.routers has no switch yet")
-
-
-@needs_top_p
-def test_our_dynamic_router():
+def test_our_dynamic_router_and_its_balance_loss():
     case = Reference("mixlora_top_p")
-    routed = routers.top_p(case.output("logits").flatten(0, -2), case.facts["top_p"])
+    logits = case.output("logits").requires_grad_(True)
+    routed = routers.top_p(logits, case.facts["top_p"])
     assert error(routed.weights, top_p_weights(case)) <= 1e-10
-    assert error(routed.probabilities, case.output("probabilities").flatten(0, -2)) <= 1e-10
+    assert error(routed.probabilities, case.output("probabilities")) <= 1e-10
+    assert torch.equal(routed.chosen, case.output("slots"))
+    loss = losses.switch_slots(routed)
+    assert error(loss, case.output("loss")) <= 1e-10
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert error(gradient, case.output("loss_gradient_logits")) <= 1e-10
 
 
-@needs_switch
 def test_our_switch_router():
     case = Reference("mixlora_switch")
-    routed = routers.switch(case.output("logits").flatten(0, -2))
-    probabilities = case.output("probabilities").flatten(0, -2)
+    probabilities = case.output("probabilities")
     best = probabilities.max(-1, keepdim=True)
+    routed = routers.switch(case.output("logits"), None)
     assert error(routed.weights, torch.zeros_like(probabilities).scatter(-1, best.indices, best.values)) <= 1e-10
     assert torch.equal(routed.chosen, best.indices)
+
+
+def test_our_switch_router_finds_room_for_the_same_tokens():
+    case = Reference("mixlora_switch")
+    mask = case.output("mask_capacity")
+    routed = routers.switch(case.output("logits").unflatten(0, mask.shape[:2]), case.facts["capacity"])
+    assert torch.equal(routed.used().sum(1), mask.flatten(0, 1))
+    assert torch.equal(routed.weights > 0, mask.flatten(0, 1) > 0)

@@ -1,5 +1,7 @@
 """Our tuners against the slow versions of `slow`, and those against numbers of other people where there are some."""
 
+from dataclasses import replace
+
 import pytest
 import slow
 import torch
@@ -100,13 +102,15 @@ def test_slow_lora_smoe_gives_the_numbers_of_moe_pefts_mola():
     assert close(y, case.output("y").flatten(0, 1))
 
 
-def test_hydralora_is_a_dense_mixture_with_one_a():
-    """Gradients of the copies of A add up to that of the one A."""
+@pytest.mark.parametrize("shared_a", [True, False])
+def test_hydralora_has_one_a(shared_a):
+    """Also as a dense mixture with E copies of A, whose gradients add up to that of the one."""
     numbers = with_gradient(drawn(43, EXPERTS))
     shared = numbers["a"][0].detach().clone().requires_grad_(True)
     arguments = (numbers["x"], numbers["w"], numbers["bias"], numbers["router"], shared, numbers["b"])
     expected = slow.hydralora(*arguments, SCALING)
-    layer = attach({**numbers, "a": shared.expand(EXPERTS, -1, -1)}, experts=EXPERTS, router="dense")
+    copies = shared[None] if shared_a else shared.expand(EXPERTS, -1, -1)
+    layer = attach({**numbers, "a": copies}, experts=EXPERTS, router="dense", shared_a=shared_a)
     compare(layer, expected, {**numbers, "a": shared}, a_is_shared=True)
 
 
@@ -121,8 +125,30 @@ def test_localized_loss_without_types_is_the_squared_coefficient_of_variation():
     logits = draw(7, EXPERTS)
     weights = torch.softmax(logits, dim=-1)
     loss = slow.localized_loss([weights], [1, 1, 0, 0], [1], 0.0, "code")
-    # 1e-10 is added to a squared mean of about 3.
-    assert abs(loss - losses.cv_squared(routers.dense(logits))) < 1e-9
+    # The other form divides by E. 1e-10 is added to a squared mean of about 3.
+    assert abs(loss - losses.cv_squared(routers.dense(logits)) * EXPERTS / (EXPERTS - 1)) < 1e-9
+
+
+@pytest.mark.parametrize("form", ["paper", "code"])
+@pytest.mark.parametrize("types", [[1, 0, 0], None])
+def test_our_localised_loss(form, types):
+    """With two samples cut short by padding; forward and the gradient of the logits."""
+    draw = Draw(46)
+    logits = draw(3, 4, EXPERTS).requires_grad_(True)
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 1, 1], [0, 0, 1, 1]]).bool()
+    delta = 0.3
+    kept = [torch.softmax(one[counted], dim=-1) for one, counted in zip(logits, mask, strict=True)]
+    expected = slow.localized_loss(kept, [1, 1, 0, 0], types or [1, 1, 1], delta if types else 0.0, form)
+    routed = replace(
+        routers.dense(logits.flatten(0, 1)),
+        mask=mask.flatten(),
+        samples=torch.arange(3).repeat_interleave(4),
+        types=torch.tensor(types).repeat_interleave(4) if types else None,
+    )
+    ours = (losses.localised if form == "code" else losses.localised_as_printed)(routed, delta)
+    assert abs(ours - expected) < 1e-9 * expected
+    (gradient,), (other) = torch.autograd.grad(ours, logits), torch.autograd.grad(expected, logits)[0]
+    assert (gradient - other).abs().max() < 1e-9 * other.abs().max()
 
 
 def test_the_two_forms_of_the_localized_loss_are_not_interchangeable():
