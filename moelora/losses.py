@@ -114,7 +114,8 @@ def _localised_loads(output: RouterOutput, delta: float) -> Tensor:
     types = torch.zeros(count, dtype=torch.long, device=weights.device).index_copy(0, samples, output.types)
     first_half = torch.arange(output.experts, device=weights.device) < output.experts // 2
     agrees = first_half.long() == types.unsqueeze(-1)
-    return loads * torch.where(agrees, 1 + delta, 1 - delta).to(loads.dtype)
+    # In the loads' precision: torch.where of two numbers would be float32.
+    return loads * (1 + delta * (2 * agrees.to(loads.dtype) - 1))
 
 
 @dataclass(frozen=True)
