@@ -174,8 +174,18 @@ def load_base_model(document: dict[str, Any], tasks: list[Task], seed: int, base
         hidden=model.config.hidden_size,
         head_parameters=sum(p.numel() for name in head for p in model.get_submodule(name).parameters()),
         total_parameters=sum(p.numel() for p in model.parameters()),
+        head_linears=tuple(linear for name in head for linear in hidden_head_linears(model, name)),
     )
     return BaseModel(model, tokenizer, shapes, head, resolved_commit(str(where), source.get("revision")))
+
+
+def hidden_head_linears(model: nn.Module, head: str) -> list[Linear]:
+    """Return the linears of a head before its final projection: RoBERTa's has one, BERT's and several heads none."""
+    module = model.get_submodule(head)
+    linears = [(name, part) for name, part in module.named_modules(prefix=head) if isinstance(part, nn.Linear)]
+    if isinstance(module, TaskHeads):
+        return []
+    return [Linear(name, "dense", "head", -1, part.in_features, part.out_features) for name, part in linears[:-1]]
 
 
 def resolved_commit(where: str, revision: "str | None") -> str:
