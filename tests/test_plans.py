@@ -135,6 +135,19 @@ def test_task_that_a_model_cannot_be_scored_on(suite):
     assert "task 'piqa' (multiple_choice) needs a model with architecture 'decoder', found 'minilm'" in message(suite)
 
 
+def test_variant_that_cannot_be_attached_to_a_model(suite):
+    suite["grid"] = [{"models": ["stories260k"], "tasks": ["piqa"]}]
+    suite |= {"variants": ["lora", "dense_moe_lora-as-coded"], "match": []}
+    found = message(suite)
+    assert found.startswith(
+        "my-suite.yaml: variant 'dense_moe_lora-as-coded' can be attached to models of architecture 'encoder' only, "
+        "found 'stories260k' (decoder): "
+    )
+    assert "residual stream bypasses the attention block" in found
+    suite["grid"] = [{"models": ["minilm"], "tasks": ["mrpc"]}]
+    assert {run.variant.name for run in expand(suite, CONFIG).runs} == {"lora", "dense_moe_lora-as-coded"}
+
+
 def test_mixture_called_like_a_task(suite):
     suite["grid"][0]["mixtures"] = {"rte": ["mrpc", "cola"]}
     assert message(suite) == "my-suite.yaml: mixture 'rte' has the name of a task; choose another"

@@ -9,7 +9,7 @@ from moelora.config import ConfigDir, fill_defaults
 from moelora.errors import ConfigError, nearest
 from moelora.plans import layout
 from moelora.plans.expansion import SCHEMA, Expansion, Job, Run
-from moelora.plans.variants import choose_variants, is_untrained
+from moelora.plans.variants import Variant, choose_variants, is_untrained
 
 
 def expand(
@@ -54,6 +54,7 @@ def expand(
             for task, members in mixtures.items():
                 check_fit(models[model], [tasks[member] for member in members], source)
                 for variant in variants:
+                    check_architecture(variant, models[model], source)
                     for run in _runs(suite, config_dir, models[model], task, [tasks[m] for m in members], variant):
                         if run.folder in runs and runs[run.folder].plan != run.plan:
                             raise ConfigError(
@@ -109,6 +110,22 @@ def check_fit(model: Mapping[str, Any], tasks: list[dict], source: str) -> None:
                 f"{source}: task '{task['name']}' ({task['kind']}) needs a model with architecture '{wanted}', "
                 f"found '{model['name']}' ({model['architecture']}); put them into different cells of 'grid'"
             )
+
+
+def check_architecture(variant: Variant, model: Mapping[str, Any], source: str) -> None:
+    """Refuse a variant that cannot be attached to a model.
+
+    Raises:
+        ConfigError: as said; the message has the page's reason.
+    """
+    abilities = variant.abilities
+    if model["architecture"] not in abilities.architectures:
+        allowed = " or ".join(f"'{name}'" for name in abilities.architectures)
+        raise ConfigError(
+            f"{source}: variant '{variant.name}' can be attached to models of architecture "
+            f"{allowed} only, found '{model['name']}' ({model['architecture']}): "
+            f"{abilities.architecture_note}; take it out of 'variants', or put such models into a suite of their own"
+        )
 
 
 def _runs(suite, config_dir, model, task, members, variant):
