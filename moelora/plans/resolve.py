@@ -50,9 +50,11 @@ def read_parent_run(parent: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """Return what a run says of the run whose adapter it starts from: its labels, how it ended, and the adapter's sum.
 
     Raises:
-        RecordError: that run has not been trained.
+        RecordError: that run has not been carried out.
     """
-    trained = read_json(root / parent["run"] / "train.json", "training")
+    trained, record = (root / parent["run"] / name for name in ("train.json", "record.json"))
+    # a run that failed before it was trained has left a record only
+    trained = read_json(record if record.is_file() and not trained.is_file() else trained, "training")
     return {
         **{key: parent[key] for key in ("suite", "model", "task", "variant", "method", "seed", "continue")},
         "status": trained.get("status"),

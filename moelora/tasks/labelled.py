@@ -28,7 +28,7 @@ def builtin_split(document: dict[str, Any], data_dir: "Path | None", half: str, 
     Raises:
         DataUnavailableError: the data were not written there.
     """
-    name = document["name"].removeprefix("tiny-")
+    name = document.get("data", document["name"]).removeprefix("tiny-")  # a transfer's task has another name
     if data_dir is None:
         raise DataUnavailableError(
             f"task '{document['name']}' is built in, but no data folder was given; "

@@ -73,7 +73,8 @@ def source_digest(plan: dict[str, Any], data_dir: "Path | None", base_dir: "Path
     digest = hashlib.sha256()
     folders = [Path(base_dir)] if base_dir is not None and "builtin" in plan["model"]["source"] else []
     if data_dir is not None:
-        names = [task["name"].removeprefix("tiny-") for task in plan["tasks"] if "builtin" in task["source"]]
+        used = [task.get("data", task["name"]) for task in plan["tasks"] if "builtin" in task["source"]]
+        names = [name.removeprefix("tiny-") for name in used]
         folders += [Path(data_dir) / half / name for name in names for half in ("encoder", "decoder")]
     for folder in folders:
         for path in sorted(folder.glob("*")):
