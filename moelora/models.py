@@ -1,6 +1,7 @@
 """Base models: loading, heads, and the shapes that methods are told about."""
 
 import contextlib
+import copy
 import dataclasses
 import weakref
 from pathlib import Path
@@ -25,17 +26,17 @@ class Selection:
 
 
 class TaskHeads(nn.Module):
-    """One linear head per task behind one encoder; ``selection.task`` says which one answers."""
+    """One head per task behind one encoder; ``selection.task`` says which one answers."""
 
-    def __init__(self, width: int, outputs: dict[str, int]):
+    def __init__(self, heads: dict[str, nn.Module]):
         super().__init__()
         # module names cannot hold dots or hyphens safely across checkpoints, so heads are kept by position
-        self.order = list(outputs)
-        self.heads = nn.ModuleList(nn.Linear(width, count) for count in outputs.values())
+        self.order = list(heads)
+        self.heads = nn.ModuleList(heads.values())
         self.selection = Selection()
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Map (B, D) to the selected task's (B, outputs)."""
+        """Map what the model hands its head, (B, D) or (B, T, D), to the selected task's (B, outputs)."""
         if self.selection.task not in self.order:
             raise TargetModulesError(
                 f"no head selected (task {self.selection.task!r}); heads: {', '.join(self.order)}; "
@@ -177,12 +178,21 @@ def fetch_model(document: dict[str, Any], outputs: int, base_dir: "Path | None")
 def give_heads(model: nn.Module, tasks: list[Task], seed: int) -> None:
     """Give an encoder's head its first values, or one head per task where there are several."""
     if len(tasks) > 1:
-        model.classifier = TaskHeads(model.config.hidden_size, {task.name: task.outputs for task in tasks})
+        model.classifier = TaskHeads({task.name: make_head(model, task.outputs) for task in tasks})
     generator = torch.Generator().manual_seed(derive_seed("head", *(task.name for task in tasks), seed))
     for module in model.classifier.modules():
         if isinstance(module, nn.Linear):
             module.weight.data.normal_(0.0, model.config.initializer_range, generator=generator)
             module.bias.data.zero_()
+
+
+def make_head(model: nn.Module, outputs: int) -> nn.Module:
+    """Return a head of the kind that the model has: one linear (BERT), or what its class builds (RoBERTa)."""
+    if isinstance(model.classifier, nn.Linear):
+        return nn.Linear(model.config.hidden_size, outputs)
+    config = copy.deepcopy(model.config)
+    config.num_labels = outputs
+    return type(model.classifier)(config)
 
 
 def describe_model(model: nn.Module, tokenizer: Any, document: dict[str, Any]) -> BaseModel:

@@ -56,8 +56,8 @@ def read_parent(folder: Path, plan: dict[str, Any], further: bool) -> dict[str, 
     folder = adapter_folder(folder)
     identity = read_identity(folder)
     if identity:
-        ours = {"source": plan["model"]["source"], **{key: plan[key] for key in ("method", "method_version")}}
-        refuse_difference(folder, identity, ours)
+        ours = {"source": _origin(plan["model"]), **{key: plan[key] for key in ("method", "method_version")}}
+        refuse_difference(folder, {**identity, "source": _origin(identity)}, ours)
     return {
         "adapter_sha256": sha256_file(adapter_path(folder)),
         "status": "finished",
@@ -130,6 +130,11 @@ def refuse_difference(folder: Path, identity: dict[str, Any], ours: dict[str, An
             f"adapter {folder} belongs to another {' and '.join(wrong)}: it is of {_say(theirs, wrong)}, this run is "
             f"of {_say(ours, wrong)}; give an adapter of the same base model, method and settings"
         )
+
+
+def _origin(document: dict[str, Any]) -> dict[str, Any]:
+    """Return where a model came from; which commit of it is compared by commit."""
+    return {key: value for key, value in document.get("source", {}).items() if key != "revision"}
 
 
 def _say(identity: dict[str, Any], keys: list[str]) -> str:

@@ -147,3 +147,19 @@ def test_a_head_alone_can_be_scored_elsewhere(world, tmp_path):
     path = odd_plan(tmp_path, "base")
     assert command(world, "evaluate", path, parent.folder) == 0
     assert read_record(only_folder(path, "from") / "record.json")["status"] == "finished"
+
+
+def test_an_adapter_from_python_can_be_scored_by_a_plan(world, tmp_path):
+    from moelora.dense import DenseMoELoRA, evaluate_model
+    from moelora.tasks import load_task
+
+    model = DenseMoELoRA(world / "encoder", seed=5)
+    model.save_pretrained(tmp_path / "saved")
+    document = plan("encoder", [task_document("odd")], "dense_moe_lora")
+    document["model"]["source"] = {"hub": str(world / "encoder"), "revision": None}
+    path = write_plan(tmp_path, document)
+    assert command(world, "evaluate", path, tmp_path / "saved") == 0
+    record = read_record(only_folder(path, "from") / "record.json")
+    assert record["parent"]["task"] is None and record["parent"]["method"] == "dense_moe_lora"
+    expected = evaluate_model(model, load_task(task_document("odd"), world / "data"), max_length=32)
+    assert record["scores"]["tiny-odd"]["metrics"]["accuracy"] == expected["accuracy"]
