@@ -157,6 +157,9 @@ def _add_train(verbs) -> None:
     verb.add_argument("--plans", type=Path, nargs="+", required=True, metavar="PLAN")
     verb.add_argument("--manifest", type=Path, metavar="FILE", help="written last: which records the job left")
     verb.add_argument("--evaluate", action="store_true", help="score in the same process")
+    verb.add_argument("--adapter", type=Path, metavar="DIR",
+                      help="start from this adapter of the same base model and method instead of from first values; "
+                      "the run gets a folder of its own beside the plan's")  # fmt: skip
     verb.add_argument("--fingerprint", default="", help="of the code behind these runs, for the record")
     verb.add_argument("--log", type=Path, metavar="FILE")
     _add_sources(verb)
@@ -167,6 +170,8 @@ def _add_evaluate(verbs) -> None:
     verb.add_argument("--plans", type=Path, nargs="+", required=True, metavar="PLAN")
     verb.add_argument("--diagnostics", action="store_true",
                       help="record what routers and experts did, whatever the plans say")  # fmt: skip
+    verb.add_argument("--adapter", type=Path, metavar="DIR",
+                      help="score this adapter, trained elsewhere, on the tasks of the plans")  # fmt: skip
     verb.add_argument("--manifest", type=Path, metavar="FILE")
     verb.add_argument("--fingerprint", default="", help="of the code behind these runs, for the record")
     verb.add_argument("--log", type=Path, metavar="FILE")

@@ -7,6 +7,7 @@ anything is built from it. Defaults stand in the schemas, and are filled in here
 import copy
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -157,6 +158,27 @@ def fill_defaults(document: Mapping[str, Any], schema: Mapping[str, Any]) -> dic
         if isinstance(filled.get(key), dict) and "properties" in rule:
             filled[key] = fill_defaults(filled[key], rule)
     return filled
+
+
+def find_config_dir(path: "Path | str | None" = None) -> "ConfigDir":
+    """Return the configuration folder for those who call from Python.
+
+    It is the folder given, else the one in MOELORA_CONFIG_DIR, else that of the checkout that the package lies in,
+    else ``workflow/config`` here. An installed package alone has none: the files belong to the workflow.
+
+    Raises:
+        ConfigError: there is none in any of these places.
+    """
+    given = path or os.environ.get("MOELORA_CONFIG_DIR")
+    places = [Path(given)] if given else [Path(__file__).parents[1] / "workflow" / "config", Path("workflow/config")]
+    for place in places:
+        if (place / KINDS["task"]).is_dir():
+            return ConfigDir(place)
+    raise ConfigError(
+        f"no configuration folder with {KINDS['task']}/ in {' or '.join(map(str, places))}: the YAML files are not "
+        "part of the installed package; pass config_dir=…, set MOELORA_CONFIG_DIR to workflow/config of a checkout, or "
+        "give the examples themselves"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

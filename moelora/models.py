@@ -1,6 +1,7 @@
 """Base models: loading, heads, and the shapes that methods are told about."""
 
 import contextlib
+import copy
 import dataclasses
 import weakref
 from pathlib import Path
@@ -25,17 +26,17 @@ class Selection:
 
 
 class TaskHeads(nn.Module):
-    """One linear head per task behind one encoder; ``selection.task`` says which one answers."""
+    """One head per task behind one encoder; ``selection.task`` says which one answers."""
 
-    def __init__(self, width: int, outputs: dict[str, int]):
+    def __init__(self, heads: dict[str, nn.Module]):
         super().__init__()
         # module names cannot hold dots or hyphens safely across checkpoints, so heads are kept by position
-        self.order = list(outputs)
-        self.heads = nn.ModuleList(nn.Linear(width, count) for count in outputs.values())
+        self.order = list(heads)
+        self.heads = nn.ModuleList(heads.values())
         self.selection = Selection()
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """Map (B, D) to the selected task's (B, outputs)."""
+        """Map what the model hands its head, (B, D) or (B, T, D), to the selected task's (B, outputs)."""
         if self.selection.task not in self.order:
             raise TargetModulesError(
                 f"no head selected (task {self.selection.task!r}); heads: {', '.join(self.order)}; "
@@ -118,6 +119,18 @@ def load_base_model(document: dict[str, Any], tasks: list[Task], seed: int, base
     Raises:
         ModelUnavailableError: the model cannot be had; names the id and how to use a local copy.
     """
+    model, tokenizer = fetch_model(document, tasks[0].outputs if document["architecture"] == "encoder" else 0, base_dir)
+    if document["architecture"] == "encoder":
+        give_heads(model, tasks, seed)
+    return describe_model(model, tokenizer, document)
+
+
+def fetch_model(document: dict[str, Any], outputs: int, base_dir: "Path | None") -> tuple[nn.Module, Any]:
+    """Return a model as it comes from the hub or a folder, an encoder with a head of some outputs, and its tokenizer.
+
+    Raises:
+        ModelUnavailableError: as :func:`load_base_model` says.
+    """
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -133,7 +146,7 @@ def load_base_model(document: dict[str, Any], tasks: list[Task], seed: int, base
     encoder = document["architecture"] == "encoder"
     kind = transformers.AutoModelForSequenceClassification if encoder else transformers.AutoModelForCausalLM
     if encoder:
-        options["num_labels"] = tasks[0].outputs
+        options["num_labels"] = outputs
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             where, **{key: value for key, value in options.items() if key == "revision"}
@@ -148,9 +161,8 @@ def load_base_model(document: dict[str, Any], tasks: list[Task], seed: int, base
             f"{type(error).__name__}: {str(error).splitlines()[0][:300]}. Check the id and the network (a gated model "
             "needs 'hf auth login'); a local copy is used by naming its folder as 'hub' in the model file"
         ) from error
-    head = ("classifier",) if encoder else ()
     mismatched = sorted(
-        str(key) for key in report.get("mismatched_keys", ()) if not any(name in str(key) for name in head)
+        str(key) for key in report.get("mismatched_keys", ()) if not (encoder and "classifier" in str(key))
     )
     if mismatched:
         raise ModelUnavailableError(
@@ -160,23 +172,53 @@ def load_base_model(document: dict[str, Any], tasks: list[Task], seed: int, base
         tokenizer.pad_token = tokenizer.eos_token
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    if encoder:
-        if len(tasks) > 1:
-            model.classifier = TaskHeads(model.config.hidden_size, {task.name: task.outputs for task in tasks})
-        generator = torch.Generator().manual_seed(derive_seed("head", *(task.name for task in tasks), seed))
-        for module in model.classifier.modules():
-            if isinstance(module, nn.Linear):
-                module.weight.data.normal_(0.0, model.config.initializer_range, generator=generator)
-                module.bias.data.zero_()
+    return model, tokenizer
+
+
+def give_heads(model: nn.Module, tasks: list[Task], seed: int) -> None:
+    """Give an encoder's head its first values, or one head per task where there are several."""
+    if len(tasks) > 1:
+        model.classifier = TaskHeads({task.name: make_head(model, task.outputs) for task in tasks})
+    generator = torch.Generator().manual_seed(derive_seed("head", *(task.name for task in tasks), seed))
+    for module in model.classifier.modules():
+        if isinstance(module, nn.Linear):
+            module.weight.data.normal_(0.0, model.config.initializer_range, generator=generator)
+            module.bias.data.zero_()
+
+
+def make_head(model: nn.Module, outputs: int) -> nn.Module:
+    """Return a head of the kind that the model has: one linear (BERT), or what its class builds (RoBERTa)."""
+    if isinstance(model.classifier, nn.Linear):
+        return nn.Linear(model.config.hidden_size, outputs)
+    config = copy.deepcopy(model.config)
+    config.num_labels = outputs
+    return type(model.classifier)(config)
+
+
+def describe_model(model: nn.Module, tokenizer: Any, document: dict[str, Any]) -> BaseModel:
+    """Return a model with the shapes that methods are told about."""
+    head = ("classifier",) if document["architecture"] == "encoder" else ()
+    source = document["source"]
     shapes = ModelShapes(
         linears=adaptable_linears(model, document),
         feed_forward_layout=document["feed_forward_layout"],
         hidden=model.config.hidden_size,
         head_parameters=sum(p.numel() for name in head for p in model.get_submodule(name).parameters()),
         total_parameters=sum(p.numel() for p in model.parameters()),
-        output_parameters=0 if encoder else sum(p.numel() for p in model.get_output_embeddings().parameters()),
+        output_parameters=0 if head else sum(p.numel() for p in model.get_output_embeddings().parameters()),
+        head_linears=tuple(linear for name in head for linear in hidden_head_linears(model, name)),
     )
-    return BaseModel(model, tokenizer, shapes, head, resolved_commit(str(where), source.get("revision")))
+    commit = resolved_commit(source["hub"], source.get("revision")) if source.get("hub") else ""
+    return BaseModel(model, tokenizer, shapes, head, commit)
+
+
+def hidden_head_linears(model: nn.Module, head: str) -> list[Linear]:
+    """Return the linears of a head before its final projection: RoBERTa's has one, BERT's and several heads none."""
+    module = model.get_submodule(head)
+    linears = [(name, part) for name, part in module.named_modules(prefix=head) if isinstance(part, nn.Linear)]
+    if isinstance(module, TaskHeads):
+        return []
+    return [Linear(name, "dense", "head", -1, part.in_features, part.out_features) for name, part in linears[:-1]]
 
 
 def resolved_commit(where: str, revision: "str | None") -> str:

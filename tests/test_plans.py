@@ -135,6 +135,19 @@ def test_task_that_a_model_cannot_be_scored_on(suite):
     assert "task 'piqa' (multiple_choice) needs a model with architecture 'decoder', found 'minilm'" in message(suite)
 
 
+def test_variant_that_cannot_be_attached_to_a_model(suite):
+    suite["grid"] = [{"models": ["stories260k"], "tasks": ["piqa"]}]
+    suite |= {"variants": ["lora", "dense_moe_lora-as-coded"], "match": []}
+    found = message(suite)
+    assert found.startswith(
+        "my-suite.yaml: variant 'dense_moe_lora-as-coded' can be attached to models of architecture 'encoder' only, "
+        "found 'stories260k' (decoder): "
+    )
+    assert "residual stream bypasses the attention block" in found
+    suite["grid"] = [{"models": ["minilm"], "tasks": ["mrpc"]}]
+    assert {run.variant.name for run in expand(suite, CONFIG).runs} == {"lora", "dense_moe_lora-as-coded"}
+
+
 def test_mixture_called_like_a_task(suite):
     suite["grid"][0]["mixtures"] = {"rte": ["mrpc", "cola"]}
     assert message(suite) == "my-suite.yaml: mixture 'rte' has the name of a task; choose another"
@@ -308,6 +321,107 @@ def test_one_mixture_name_for_two_sets_of_tasks_is_refused(suite):
     cell["tasks"] = []
     suite["grid"] = [cell | {"mixtures": {"pairs": ["mrpc", "rte"]}}, cell | {"mixtures": {"pairs": ["mrpc", "cola"]}}]
     assert "'pairs' on 'minilm' stands in 'grid' twice with other tasks" in message(suite)
+
+
+# Transfers, and regimes for some models and tasks.
+
+
+def with_transfer(suite, *entries):
+    suite["grid"][0] |= {"tasks": ["sst2", "mrpc", "stsb"], "transfer": list(entries)}
+    return suite
+
+
+def test_transfer_is_a_run_that_waits_for_another(suite):
+    expansion = expand(with_transfer(suite, {"from": "sst2", "to": "mrpc"}), CONFIG)
+    label, folder = "lora@tuned", "minilm/sst2-to-mrpc/lora@tuned/seed2"
+    run = next(r for r in expansion.runs if r.folder == folder)
+    assert run.parent == "minilm/sst2/lora@tuned/seed2" and run.parent in {r.folder for r in expansion.runs}
+    assert set(run.plan["pending"]) == {"parent"}  # it is not trained, so no learning rate is tuned for it
+    (task,) = run.plan["tasks"]
+    assert (run.plan["task"], task["name"], task["data"]) == ("sst2-to-mrpc", "sst2-to-mrpc", "mrpc")
+    assert task["title"] == "SST-2 → MRPC" and task["fields"] == ["sentence1", "sentence2"]
+    job = next(j for j in expansion.jobs if run in j.runs)
+    assert job.name == f"minilm--{label}--sst2-to-mrpc" and {r.seed for r in job.runs} == {0, 1, 2}
+    assert expansion.parent_manifests(job) == [f"jobs/minilm--{label}--sst2.json"]
+    # it takes no part in what is measured on tasks of the grid
+    assert expansion.model_tasks("minilm") == ["mrpc", "sst2", "stsb"]
+    assert not any(r.transfer for r in expansion.costs_runs("minilm"))
+
+
+def test_transfer_never_shares_a_job_with_its_parent(suite):
+    suite["jobs"]["carry"] = ["seed", "task"]
+    for job in expand(with_transfer(suite, {"from": "sst2", "to": "mrpc"}), CONFIG).jobs:
+        folders = {run.folder for run in job.runs}
+        assert not folders & {run.parent for run in job.runs}
+
+
+def test_transfer_that_trains_on(suite):
+    suite = with_transfer(suite, {"from": "sst2", "to": "mrpc", "continue": True}, {"from": "sst2", "to": "mrpc"})
+    runs = {r.folder: r for r in expand(suite, CONFIG).runs}
+    run = runs["minilm/sst2-then-mrpc/lora@tuned/seed0"]
+    assert run.plan["pending"]["learning_rate"] == "minilm/mrpc/lora@tuned/tuning.json"
+    assert run.plan["pending"]["parent"]["continue"] is True
+    assert run.plan["tasks"][0]["title"] == "SST-2, then MRPC"
+    assert "minilm/sst2-to-mrpc/lora@tuned/seed0" in runs
+
+
+def test_transfer_of_what_trains_nothing_is_the_floor_of_its_target(suite):
+    runs = expand(with_transfer(suite, {"from": "sst2", "to": "mrpc"}), CONFIG).runs
+    run = next(r for r in runs if r.task == "sst2-to-mrpc" and r.variant.name == "majority")
+    assert run.plan["pending"] == {} and run.parent is None
+
+
+def test_transfer_leaves_other_plans_as_they_are(suite):
+    before = {r.folder: r.plan for r in expand(with_transfer(suite), CONFIG).runs}
+    after = {r.folder: r.plan for r in expand(with_transfer(suite, {"from": "sst2", "to": "mrpc"}), CONFIG).runs}
+    assert before.items() <= after.items() and len(after) > len(before)
+
+
+def test_filter_keeps_the_parents_of_a_transfer(suite):
+    suite["tasks"] = ["sst2-to-mrpc"]
+    expansion = expand(with_transfer(suite, {"from": "sst2", "to": "mrpc"}), CONFIG)
+    assert {run.task for run in expansion.runs} == {"sst2", "sst2-to-mrpc"}
+    assert all(expansion.parent_manifests(job) for job in expansion.jobs if any(run.parent for run in job.runs))
+
+
+def test_transfers_that_cannot_be_meant(suite):
+    found = message(with_transfer(suite, {"from": "sst3", "to": "mrpc"}))
+    assert found.startswith("my-suite.yaml: 'transfer' is from 'sst3', which is not among the cell's 'tasks'; did you")
+    assert "'sst2' (2 labels) cannot be transferred to 'stsb' (grades)" in message(
+        with_transfer(suite, {"from": "sst2", "to": "stsb"})
+    )
+    assert "unknown task 'mrcp'; did you mean 'mrpc'?" in message(with_transfer(suite, {"from": "sst2", "to": "mrcp"}))
+    assert "learning rate tuned for 'rte', which is not among" in message(
+        with_transfer(suite, {"from": "sst2", "to": "rte", "continue": True})
+    )
+
+
+def test_regime_for_some_models_and_tasks(suite):
+    suite["grid"][0] |= {"models": ["minilm", "roberta-base"], "tasks": ["sst2", "mrpc"]}
+    suite["regimes"]["published"] |= {"models": ["roberta-base"], "training_by_task": {"mrpc": {"epochs": 10}}}
+    runs = [r for r in expand(suite, CONFIG).runs if r.regime == "published"]
+    assert {r.model for r in runs} == {"roberta-base"}
+    assert {(r.task, r.plan["training"]["epochs"]) for r in runs} == {("sst2", 3), ("mrpc", 10)}
+    suite["regimes"]["published"]["training_by_task"] = {"mrcp": {}}
+    assert "'regimes.published.training_by_task' names 'mrcp', which 'grid' does not have; did you" in message(suite)
+
+
+def test_dense_moe_lora_as_its_authors_ran_it():
+    runs = expand(CONFIG / "suites" / "dense-moe-lora.yaml", CONFIG).runs
+    found = {
+        (r.model, r.regime, r.task, r.plan["training"]["epochs"], r.plan["training"]["batch_size"])
+        for r in runs
+        if not r.transfer
+    }
+    assert found == {
+        ("bert-base-uncased", "readme", "sst2", 3, 16),
+        ("bert-base-uncased", "readme", "mrpc", 3, 16),
+        ("roberta-base", "notebook", "sst2", 2, 96),
+        ("roberta-base", "notebook", "mrpc", 10, 48),
+    }
+    notebook = next(r.plan["training"] for r in runs if r.regime == "notebook")
+    assert (notebook["scheduler"], notebook["warmup_steps"], notebook["weight_decay"]) == ("cosine", 500, 0.0)
+    assert {r.task for r in runs if r.transfer} == {"sst2-to-mrpc"}
 
 
 # Writing and resolving.

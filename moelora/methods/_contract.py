@@ -15,7 +15,7 @@ class Linear:
     """One linear module of the base model that a method may adapt.
 
     ``name`` is the full module name, ``kind`` the name that the model file gives it (``query``, ``gate``, …),
-    ``part`` is ``attention`` or ``feed_forward``; widths are in features.
+    ``part`` is ``attention`` or ``feed_forward`` (``head`` for a linear of the head); widths are in features.
     """
 
     name: str
@@ -36,6 +36,7 @@ class ModelShapes:
     head_parameters: int = 0
     total_parameters: int = 0
     output_parameters: int = 0  # of a decoder's language-model head
+    head_linears: tuple[Linear, ...] = ()  # of an encoder's head, those before its final projection
 
     def select(self, parts: "str | tuple[str, ...]") -> tuple[Linear, ...]:
         """Return the linears of the given parts, kinds or full names (``all`` for every one).
@@ -96,6 +97,9 @@ class Abilities:
     starts_as_base: bool = True  # the model computes what the base computes before the first step
     start_note: str = ""  # why not, where it does not
     reads_input: bool = True  # false only for constant answers
+    trains_head: bool = True  # false: an encoder's new head keeps its random first values
+    architectures: tuple[str, ...] = ("decoder", "encoder")  # what it can be attached to
+    architecture_note: str = ""  # why not to the other
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """From a suite to its runs, and from its runs to the jobs that carry them."""
 
 import copy
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from moelora.config import ConfigDir, fill_defaults
 from moelora.errors import ConfigError, nearest
 from moelora.plans import layout
 from moelora.plans.expansion import SCHEMA, Expansion, Job, Run
-from moelora.plans.variants import choose_variants, is_untrained
+from moelora.plans.transfer import as_transfer, check_transfers, transfer_document, wanted_tasks
+from moelora.plans.variants import Variant, choose_variants, is_untrained
 
 
 def expand(
@@ -34,6 +36,7 @@ def expand(
         suite = config_dir.load_suite(suite)
     variants = choose_variants(suite, config_dir, source)
     check_regimes(suite, {variant.name for variant in variants}, source)
+    check_limits(suite, source)
     check_filter(suite, source)
     models: dict[str, dict] = {}
     tasks: dict[str, dict] = {}
@@ -48,8 +51,13 @@ def expand(
             raise ConfigError(f"{source}: a cell of 'grid' has neither tasks nor mixtures; add one of them")
         for name in cell["models"]:
             models.setdefault(name, config_dir.load("model", name, source))
-        for member in (member for members in mixtures.values() for member in members):
+        targets = [transfer["to"] for transfer in cell.get("transfer", [])]
+        for member in (*(member for members in mixtures.values() for member in members), *targets):
             tasks.setdefault(member, config_dir.load("task", member, source))
+        check_transfers(suite, cell, tasks, source)
+        documents = {layout.transfer(entry): transfer_document(entry, tasks) for entry in cell.get("transfer", [])}
+        for model, variant in itertools.product(cell["models"], variants):
+            check_architecture(variant, models[model], source)
         for model in cell["models"]:
             for task, members in mixtures.items():
                 check_fit(models[model], [tasks[member] for member in members], source)
@@ -61,8 +69,15 @@ def expand(
                                 "give the mixtures different names"
                             )
                         runs.setdefault(run.folder, run)
+            for transfer, variant in itertools.product(cell.get("transfer", []), variants):
+                target, document = tasks[transfer["to"]], documents[layout.transfer(transfer)]
+                for run in _runs(suite, config_dir, models[model], transfer["to"], [target], variant):
+                    moved = as_transfer(run, transfer, document)
+                    runs.setdefault(moved.folder, moved)
+        tasks |= documents
     planned = tuple(runs.values())
-    wanted = tuple(run for run in planned if suite["tasks"] is None or run.task in suite["tasks"])
+    kept = wanted_tasks(suite)
+    wanted = tuple(run for run in planned if kept is None or run.task in kept)
     jobs = tuple(_jobs(wanted, suite["jobs"]["carry"]))
     return Expansion(suite, models, tasks, tuple(variants), planned, wanted, jobs)
 
@@ -73,10 +88,37 @@ def check_filter(suite: Mapping[str, Any], source: str) -> None:
     Raises:
         ConfigError: as said.
     """
-    known = {name for cell in suite["grid"] for key in ("tasks", "mixtures") for name in cell.get(key, [])}
+    known = grid_tasks(suite)
     for name in suite["tasks"] or []:
         if name not in known:
             raise ConfigError(f"{source}: 'tasks' names '{name}', which 'grid' does not have{nearest(name, known)}")
+
+
+def grid_tasks(suite: Mapping[str, Any]) -> set[str]:
+    """Return the names of all tasks, mixtures and transfers of a suite."""
+    names = {name for cell in suite["grid"] for key in ("tasks", "mixtures") for name in cell.get(key, [])}
+    return names | {layout.transfer(entry) for cell in suite["grid"] for entry in cell.get("transfer", [])}
+
+
+def check_limits(suite: Mapping[str, Any], source: str) -> None:
+    """Refuse a regime for models, or with settings for tasks, that the grid does not have.
+
+    Raises:
+        ConfigError: as said.
+    """
+    targets = {entry["to"] for cell in suite["grid"] for entry in cell.get("transfer", [])}
+    known = {
+        "models": {model for cell in suite["grid"] for model in cell["models"]},
+        "training_by_task": grid_tasks(suite) | targets,
+    }
+    for regime, rules in suite["regimes"].items():
+        for key, names in known.items():
+            for name in rules.get(key, ()):
+                if name not in names:
+                    raise ConfigError(
+                        f"{source}: 'regimes.{regime}.{key}' names '{name}', which 'grid' does not "
+                        f"have{nearest(name, names)}"
+                    )
 
 
 def check_regimes(suite: Mapping[str, Any], variants: set[str], source: str) -> None:
@@ -90,7 +132,9 @@ def check_regimes(suite: Mapping[str, Any], variants: set[str], source: str) -> 
             raise ConfigError(f"{source}: unknown variant '{name}' in 'training_by_variant'{nearest(name, variants)}")
     blocks = {"training": suite["training"]}
     blocks |= {f"training_by_variant.{name}": block for name, block in suite["training_by_variant"].items()}
-    blocks |= {f"regimes.{name}.training": regime.get("training", {}) for name, regime in suite["regimes"].items()}
+    for name, regime in suite["regimes"].items():
+        blocks[f"regimes.{name}.training"] = regime.get("training", {})
+        blocks |= {f"regimes.{name}.training_by_task.{t}": b for t, b in regime.get("training_by_task", {}).items()}
     for place, block in blocks.items():
         if block.get("epochs") is not None and block.get("max_steps") is not None:
             raise ConfigError(f"{source}: '{place}' gives epochs and max_steps; a run has one length, remove one")
@@ -111,13 +155,31 @@ def check_fit(model: Mapping[str, Any], tasks: list[dict], source: str) -> None:
             )
 
 
+def check_architecture(variant: Variant, model: Mapping[str, Any], source: str) -> None:
+    """Refuse a variant that cannot be attached to a model.
+
+    Raises:
+        ConfigError: as said; the message has the page's reason.
+    """
+    abilities = variant.abilities
+    if model["architecture"] not in abilities.architectures:
+        allowed = " or ".join(f"'{name}'" for name in abilities.architectures)
+        raise ConfigError(
+            f"{source}: variant '{variant.name}' can be attached to models of architecture "
+            f"{allowed} only, found '{model['name']}' ({model['architecture']}): "
+            f"{abilities.architecture_note}; take it out of 'variants', or put such models into a suite of their own"
+        )
+
+
 def _runs(suite, config_dir, model, task, members, variant):
     """Yield the runs of one variant on one task: regimes by seeds."""
     untrained = is_untrained(variant, model)
     for regime, rules in suite["regimes"].items():
+        if model["name"] not in rules.get("models", [model["name"]]):
+            continue
         label = layout.label(variant.name, regime, len(suite["regimes"]))
         pending: dict[str, Any] = {}
-        training = merge_training(suite, config_dir, regime, variant.name, model)
+        training = merge_training(suite, config_dir, regime, task, variant.name, model)
         if rules.get("tune") and not untrained:
             training["learning_rate"] = None
             pending["learning_rate"] = layout.tuning(model["name"], task, label)
@@ -156,12 +218,18 @@ def _runs(suite, config_dir, model, task, members, variant):
             yield Run(plan, folder, model["name"], task, variant, label, regime, seed)
 
 
-def merge_training(suite, config_dir: ConfigDir, regime: str, variant: str, model: Mapping[str, Any]) -> dict:
-    """Return the training settings of a run: the suite's, then the regime's, then the variant's own, then defaults."""
+def merge_training(
+    suite, config_dir: ConfigDir, regime: str, task: str, variant: str, model: Mapping[str, Any]
+) -> dict:
+    """Return the training settings of a run.
+
+    They are the suite's, then the regime's, then the regime's for the task, then the variant's own, then defaults.
+    """
     merged: dict[str, Any] = {}
     layers = (
         suite["training"],
         suite["regimes"][regime].get("training", {}),
+        suite["regimes"][regime].get("training_by_task", {}).get(task, {}),
         suite["training_by_variant"].get(variant, {}),
     )
     for layer in layers:
@@ -183,7 +251,7 @@ def _jobs(runs, carry: list[str]):
     groups: dict[str, list[Run]] = {}
     for run in runs:
         name = f"{run.model}--{run.label}"
-        if "task" not in carry:
+        if "task" not in carry or run.parent:  # a run waits for the job of its parent, so it is not in that job
             name += f"--{run.task}"
         if "seed" not in carry:
             name += f"--seed{run.seed}"

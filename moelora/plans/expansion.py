@@ -26,6 +26,12 @@ class Run:
     label: str
     regime: str
     seed: int
+    transfer: bool = False
+
+    @property
+    def parent(self) -> "str | None":
+        """Return the folder of the run whose adapter this one starts from."""
+        return self.plan["pending"].get("parent", {}).get("run")
 
     @property
     def plan_path(self) -> str:
@@ -94,8 +100,13 @@ class Expansion:
         return sorted({variant.method for variant in self.variants})
 
     def model_runs(self, model: str) -> list[Run]:
-        """Return the planned runs on a model."""
-        return [run for run in self.planned if run.model == model]
+        """Return the planned runs on a model that start from the model itself."""
+        return [run for run in self.planned if run.model == model and not run.transfer]
+
+    def parent_manifests(self, job: Job) -> list[str]:
+        """Return what the jobs leave that train the adapters which a job's runs start from, sorted."""
+        manifests = {run.folder: other.manifest for other in self.jobs for run in other.runs}
+        return sorted({manifests[run.parent] for run in job.runs if run.parent})
 
     @cached_property
     def used_models(self) -> list[str]:

@@ -14,6 +14,11 @@ def label(variant: str, regime: str, regimes: int) -> str:
     return variant if regimes == 1 else f"{variant}@{regime}"
 
 
+def transfer(entry) -> str:
+    """Return the task name of an entry of ``transfer``: scored as it is (to), or trained further (then)."""
+    return f"{entry['from']}-{'then' if entry.get('continue') else 'to'}-{entry['to']}"
+
+
 def run_folder(model: str, task: str, variant_label: str, seed: int) -> str:
     """Return the folder of one run."""
     return f"{model}/{task}/{variant_label}/seed{seed}"

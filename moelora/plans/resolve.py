@@ -14,7 +14,8 @@ def resolve(plan: Mapping[str, Any], root: "Path | str") -> dict:
 
     An allocation arrives as ``plan["allocation"]`` (module name → experts), a tuned rate as
     ``plan["training"]["learning_rate"]``, and the mixture that a plain LoRA is matched to as ``plan["match"]``;
-    its rank is solved where the model's shapes are known.
+    its rank is solved where the model's shapes are known. The run whose adapter it starts from becomes
+    ``plan["parent"]``: labels and the adapter's sum, so that the plan's hash depends on its content.
 
     Args:
         plan: a plan document.
@@ -40,7 +41,25 @@ def resolve(plan: Mapping[str, Any], root: "Path | str") -> dict:
         if match.get("allocation"):
             match["allocation"] = read_allocation(root / match["allocation"])
         resolved["match"] = match
+    if "parent" in pending:
+        resolved["parent"] = read_parent_run(pending["parent"], root)
     return resolved
+
+
+def read_parent_run(parent: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """Return what a run says of the run whose adapter it starts from: its labels, how it ended, and the adapter's sum.
+
+    Raises:
+        RecordError: that run has not been carried out.
+    """
+    trained, record = (root / parent["run"] / name for name in ("train.json", "record.json"))
+    # a run that failed before it was trained has left a record only
+    trained = read_json(record if record.is_file() and not trained.is_file() else trained, "training")
+    return {
+        **{key: parent[key] for key in ("suite", "model", "task", "variant", "method", "seed", "continue")},
+        "status": trained.get("status"),
+        "adapter_sha256": trained.get("adapter_sha256"),
+    }
 
 
 def read_allocation(path: "Path | str") -> dict[str, int]:

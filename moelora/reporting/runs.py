@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from moelora import stats
+from moelora.plans import layout
 from moelora.reporting import words
 
 
@@ -245,6 +246,7 @@ class Suite:
             order += [t["name"] if isinstance(t, dict) else t for t in block.get("tasks") or []]
             for members in (block.get("mixtures") or {}).values():
                 order += [t["name"] if isinstance(t, dict) else t for t in members]
+            order += [layout.transfer(entry) for entry in block.get("transfer") or []]
         return list(dict.fromkeys(order))
 
 

@@ -74,11 +74,11 @@ def variant_label(variant: str, method: str) -> str:
         variant: `mixlora-top1`, say.
         method: `mixlora`.
     """
-    for stem in (method, method.replace("_", "-")):
-        if variant == stem:
-            return method_label(method)
-        if variant.startswith(stem + "-"):
-            return f"{method_label(method)} {variant[len(stem) + 1 :]}"
+    stem, plain = (name.replace("_", "-") for name in (method, variant))
+    if plain == stem:
+        return method_label(method)
+    if plain.startswith(stem + "-"):
+        return f"{method_label(method)} {variant[len(stem) + 1 :]}"
     return variant
 
 

@@ -28,7 +28,7 @@ def builtin_split(document: dict[str, Any], data_dir: "Path | None", half: str, 
     Raises:
         DataUnavailableError: the data were not written there.
     """
-    name = document["name"].removeprefix("tiny-")
+    name = document.get("data", document["name"]).removeprefix("tiny-")  # a transfer's task has another name
     if data_dir is None:
         raise DataUnavailableError(
             f"task '{document['name']}' is built in, but no data folder was given; "
@@ -62,6 +62,20 @@ def hub_dataset(document: dict[str, Any]) -> Any:
         ) from error
 
 
+def labelled_examples(rows: Iterable[Any], fields: list[str], label: str, kind: str) -> tuple[LabelledText, ...]:
+    """Return rows as examples, numbered in their order."""
+    number = float if kind == "regression" else int
+    return tuple(
+        LabelledText(
+            id=index,
+            text=row[fields[0]],
+            text_pair=row[fields[1]] if len(fields) > 1 else None,
+            label=number(row[label]),
+        )
+        for index, row in enumerate(rows)
+    )
+
+
 def load_labelled_task(document: dict[str, Any], data_dir: "Path | None") -> Task:
     """Load a classification or regression task (see :func:`moelora.tasks.load_task`)."""
     splits = document["splits"]
@@ -81,19 +95,7 @@ def load_labelled_task(document: dict[str, Any], data_dir: "Path | None") -> Tas
                 raise ConfigError(
                     f"task '{document['name']}' has no column '{column}'{nearest(column, rows['train'].column_names)}"
                 )
-    number = float if document["kind"] == "regression" else int
-    examples = {
-        key: tuple(
-            LabelledText(
-                id=index,
-                text=row[fields[0]],
-                text_pair=row[fields[1]] if len(fields) > 1 else None,
-                label=number(row[label]),
-            )
-            for index, row in enumerate(rows[key])
-        )
-        for key in rows
-    }
+    examples = {key: labelled_examples(rows[key], fields, label, document["kind"]) for key in rows}
     if document["kind"] == "classification":
         known = set(range(len(document["labels"])))
         for key, split in examples.items():

@@ -13,7 +13,9 @@ from moelora.models import BaseModel, load_base_model
 from moelora.seeds import derive_seed
 from moelora.tasks import Task
 from moelora.training.matching import Matched, match_rank
-from moelora.training.state import seed_everything
+from moelora.training.state import seed_everything, trainable_tensors
+
+HEAD_FILE = "head.safetensors"
 
 
 @dataclasses.dataclass
@@ -72,7 +74,20 @@ def attach(
     matched = match_rank(plan["match"], base.shapes) if plan.get("match") else None
     settings = matched.settings if matched else method.make_settings(plan["settings"])
     context = AttachContext(base.shapes, base.head_modules, plan.get("allocation"), total_steps)
-    seed_everything(derive_seed("adapter", plan["seed"]))
+    return attach_method(base, method, settings, context, plan["seed"], device, matched)
+
+
+def attach_method(
+    base: BaseModel,
+    method: Method,
+    settings: Any,
+    context: AttachContext,
+    seed: int,
+    device: Any,
+    matched: "Matched | None" = None,
+) -> Attached:
+    """Attach a method to a loaded model; the adapter's first values come from the seed."""
+    seed_everything(derive_seed("adapter", seed))
     model = method.attach(base.model, settings, context).to(device)
     return Attached(model, base, method, settings, context, matched)
 
@@ -83,23 +98,37 @@ def adapter_file(folder: Path) -> Path:
     return adapter if adapter.is_file() else folder / "trainable.safetensors"
 
 
+def frozen_head(attached: Attached) -> dict[str, torch.nn.Parameter]:
+    """Return the tensors of a head that the method leaves at its random first values, by their names in the base."""
+    if attached.method.abilities.trains_head:
+        return {}
+    found = {}
+    for name, parameter in attached.model.named_parameters():
+        plain = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+        if not parameter.requires_grad and plain.startswith(tuple(f"{head}." for head in attached.base.head_modules)):
+            found[plain] = parameter
+    return found
+
+
 def save_adapter(attached: Attached, folder: Path) -> None:
     """Write the adapter in PEFT's format; a method without an adapter writes the tensors it trained.
 
-    PEFT keeps target lists in sets, so its JSON is rewritten with sorted lists: equal runs write equal bytes.
+    PEFT keeps target lists in sets, so its JSON is rewritten with sorted lists: equal runs write equal bytes. A head
+    that stays at its random first values is written beside the adapter: PEFT's file would not say what it was.
     """
     import json
 
     from safetensors.torch import save_file
 
     from moelora.files import atomic_write_json
-    from moelora.training.state import trainable_tensors
 
     folder.mkdir(parents=True, exist_ok=True)
     if not attached.method.abilities.adapter:
         tensors = {name: p.detach().cpu().contiguous() for name, p in trainable_tensors(attached.model).items()}
         save_file(tensors, folder / "trainable.safetensors")
         return
+    if head := frozen_head(attached):
+        save_file({name: p.detach().cpu().contiguous() for name, p in head.items()}, folder / HEAD_FILE)
     attached.model.save_pretrained(folder, save_embedding_layers=False)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
@@ -117,35 +146,55 @@ def load_adapter(attached: Attached, folder: Path) -> None:
     Raises:
         AdapterError: the file is missing, truncated, or its tensors are not those of this model and method.
     """
+    path = adapter_file(folder)
+    tensors = read_tensors(path)
+    if attached.method.abilities.adapter:
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
+
+        expected = dict(get_peft_model_state_dict(attached.model, save_embedding_layers=False))
+        check_shapes(tensors, expected, path, attached)
+        set_peft_model_state_dict(attached.model, tensors)
+    else:
+        copy_tensors(tensors, trainable_tensors(attached.model), path, attached)
+    if head := frozen_head(attached):
+        copy_tensors(read_tensors(folder / HEAD_FILE), head, folder / HEAD_FILE, attached)
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors in a file.
+
+    Raises:
+        AdapterError: the file is missing or truncated.
+    """
     from safetensors.torch import load_file
 
-    path = adapter_file(folder)
     try:
-        tensors = load_file(path)
+        return load_file(path)
     except Exception as error:  # safetensors raises its own types for truncated headers and data
         raise AdapterError(
             f"adapter {path} cannot be read ({error}); delete its run's train.json and train again"
         ) from error
-    if attached.method.abilities.adapter:
-        from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
-        expected = {
-            name: tuple(t.shape)
-            for name, t in get_peft_model_state_dict(attached.model, save_embedding_layers=False).items()
-        }
-    else:
-        own = {name: p for name, p in attached.model.named_parameters() if p.requires_grad}
-        expected = {name: tuple(p.shape) for name, p in own.items()}
+
+def check_shapes(tensors: dict, expected: dict, path: Path, attached: Attached) -> None:
+    """Refuse tensors whose names or shapes are not those of the attached model.
+
+    Raises:
+        AdapterError: as said.
+    """
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if found != expected:
-        wrong = sorted(set(found.items()) ^ set(expected.items()))[:4]
+    own = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    if found != own:
+        wrong = sorted(set(found.items()) ^ set(own.items()))[:4]
         raise AdapterError(
             f"adapter {path} does not fit method '{attached.method.name}' on this model; first differences: {wrong}. "
             "It belongs to another base model, method or setting"
         )
-    if attached.method.abilities.adapter:
-        set_peft_model_state_dict(attached.model, tensors)
-        return
+
+
+def copy_tensors(tensors: dict, own: "dict[str, torch.nn.Parameter]", path: Path, attached: Attached) -> None:
+    """Copy tensors into parameters of the same names."""
+    check_shapes(tensors, own, path, attached)
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(tensors[name])

@@ -50,7 +50,9 @@ def carry_out_all(options: argparse.Namespace, *, evaluate: bool) -> int:
         torch.set_num_threads(int(threads))
     runs = []
     for path in options.plans:
-        opened = open_run(path, options.fingerprint, options.data, options.base)
+        opened = open_run(
+            path, options.fingerprint, options.data, options.base, options.adapter, further=options.verb == "train"
+        )
         if not opened.fingerprint:
             match = opened.plan.get("match")
             opened.fingerprint = method_fingerprint(opened.plan["method"], *([match["method"]] if match else []))

@@ -9,7 +9,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from moelora.errors import RecordError
+from moelora.errors import AdapterError, RecordError
 from moelora.files import atomic_write_json, read_json, sha256_file
 from moelora.plans import plan_hash, resolve
 from moelora.records import read_record
@@ -17,7 +17,10 @@ from moelora.records import read_record
 
 @dataclasses.dataclass
 class Run:
-    """A plan with its folder, and where its sources lie; ``sources`` is a digest of built-in data and base model."""
+    """A plan with its folder, and where its sources lie; ``sources`` is a digest of built-in data and base model.
+
+    ``adapter_dir`` holds the adapter that the run starts from, if it starts from one; its content is in the plan.
+    """
 
     folder: Path
     plan: dict[str, Any]
@@ -26,6 +29,7 @@ class Run:
     sources: str
     data_dir: "Path | None"
     base_dir: "Path | None"
+    adapter_dir: "Path | None" = None
 
     @property
     def label(self) -> str:
@@ -69,7 +73,8 @@ def source_digest(plan: dict[str, Any], data_dir: "Path | None", base_dir: "Path
     digest = hashlib.sha256()
     folders = [Path(base_dir)] if base_dir is not None and "builtin" in plan["model"]["source"] else []
     if data_dir is not None:
-        names = [task["name"].removeprefix("tiny-") for task in plan["tasks"] if "builtin" in task["source"]]
+        used = [task.get("data", task["name"]) for task in plan["tasks"] if "builtin" in task["source"]]
+        names = [name.removeprefix("tiny-") for name in used]
         folders += [Path(data_dir) / half / name for name in names for half in ("encoder", "decoder")]
     for folder in folders:
         for path in sorted(folder.glob("*")):
@@ -77,15 +82,53 @@ def source_digest(plan: dict[str, Any], data_dir: "Path | None", base_dir: "Path
     return digest.hexdigest()[:16]
 
 
+def base_digest(plan: dict[str, Any], base_dir: "Path | None") -> str:
+    """Return a digest of a base model that the suite built; empty for one of the hub, which has a commit."""
+    return source_digest({**plan, "tasks": []}, None, base_dir) if "builtin" in plan["model"]["source"] else ""
+
+
 def suite_root(plan_path: Path) -> Path:
     """Return the suite's folder of a plan: <root>/<model>/<task>/<variant>/seed<N>/plan.json."""
     return plan_path.resolve().parents[4]
 
 
-def open_run(plan_path: Path, fingerprint: str, data_dir: "Path | None", base_dir: "Path | None") -> Run:
-    """Read and resolve a plan, and write the resolved one beside it."""
+def open_run(
+    plan_path: Path,
+    fingerprint: str,
+    data_dir: "Path | None",
+    base_dir: "Path | None",
+    adapter: "Path | None" = None,
+    *,
+    further: bool = True,
+) -> Run:
+    """Read and resolve a plan, and write the resolved one beside it.
+
+    Args:
+        plan_path: the plan.
+        fingerprint: of the code behind it.
+        data_dir: built-in data.
+        base_dir: a base model that the suite built.
+        adapter: an adapter to start from. Such a run is another one than the plan's own, so it has a folder of its
+            own beside it, named for the adapter's content.
+        further: whether the adapter is trained further or only scored.
+
+    Raises:
+        AdapterError: the adapter is missing, or belongs to another base model or method.
+    """
+    from moelora.training.parent import adapter_folder, read_parent
+
     plan = read_json(plan_path, "plan")
-    resolved = resolve(plan, suite_root(plan_path))
-    atomic_write_json(plan_path.with_name("resolved.json"), resolved)
+    pending = plan.get("pending", {})
+    root, folder = suite_root(plan_path), plan_path.parent
+    resolved = resolve(plan, root)
+    adapter_dir = root / pending["parent"]["run"] / "adapter" if "parent" in pending else None
+    if adapter is not None:
+        if adapter_dir is not None:
+            raise AdapterError(f"{plan_path} already says which run it starts from; leave --adapter out")
+        adapter_dir = adapter_folder(adapter)
+        resolved["parent"] = read_parent(adapter, resolved, further)
+        word = "continued" if further else "from"
+        folder = folder.with_name(f"{folder.name}-{word}-{resolved['parent']['adapter_sha256'][:12]}")
+    atomic_write_json(folder / "resolved.json", resolved)
     sources = source_digest(resolved, data_dir, base_dir)
-    return Run(plan_path.parent, resolved, plan.get("pending", {}), fingerprint, sources, data_dir, base_dir)
+    return Run(folder, resolved, pending, fingerprint, sources, data_dir, base_dir, adapter_dir)

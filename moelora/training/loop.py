@@ -83,7 +83,9 @@ def make_optimizer(model: torch.nn.Module, training: dict[str, Any], total_steps
     ]
     groups = [group for group in groups if group["params"]]
     optimizer = torch.optim.AdamW(groups, lr=training["learning_rate"], fused=True)
-    warmup = round(training["warmup_ratio"] * total_steps)
+    warmup = training.get("warmup_steps")
+    if warmup is None:
+        warmup = round(training["warmup_ratio"] * total_steps)
     scheduler = get_scheduler(training["scheduler"], optimizer, num_warmup_steps=warmup, num_training_steps=total_steps)
     return optimizer, scheduler
 

@@ -56,6 +56,7 @@ def make_record(
         "tuning": tuning,
         "declarations": trained["declarations"],
         "match": trained["match"],
+        **({"parent": plan["parent"]} if plan.get("parent") else {}),
         "environment": {**environment(device, trained["started"]), "base_commit": trained["base_identity"] or None},
     }
     validate_record(record, run.folder / "record.json")
@@ -65,9 +66,20 @@ def make_record(
 def failed_record(run: Run, error: Exception) -> dict[str, Any]:
     """Write and return the record of a run that stopped with an error nobody expected: a row with a reason, no hole."""
     logger.error("%s failed:\n%s", run.label, "".join(traceback.format_exception(error)))
+    reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    return _untrained_record(run, "failed", reason)
+
+
+def skipped_record(run: Run, reason: str) -> dict[str, Any]:
+    """Write and return the record of a run that could not begin."""
+    logger.warning("%s skipped: %s", run.label, reason)
+    return _untrained_record(run, "skipped", reason)
+
+
+def _untrained_record(run: Run, status: str, reason: str) -> dict[str, Any]:
     trained = {
-        "status": "failed",
-        "reason": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"[:500],
+        "status": status,
+        "reason": reason[:500],
         "attached": [], "parameters": None, "training": None, "peak_memory_bytes": 0, "adapter_bytes": 0,
         "declarations": [], "match": None, "base_identity": "", "started": now(),
     }  # fmt: skip

@@ -16,8 +16,8 @@ from moelora.progress import logger
 from moelora.records.environment import now, peak_memory_bytes
 from moelora.tasks import Task, load_task
 from moelora.training.device import choose_device, make_accelerator
-from moelora.training.identity import Run
-from moelora.training.record import failed_record, make_record
+from moelora.training.identity import Run, base_digest
+from moelora.training.record import failed_record, make_record, skipped_record
 
 
 @cache
@@ -44,9 +44,11 @@ def train_run(run: Run) -> Any:
     from moelora.training.encode import encode
     from moelora.training.loop import LoopResult, train_loop
     from moelora.training.order import all_steps
+    from moelora.training.parent import load_parent, write_identity
     from moelora.training.state import seed_everything
 
     plan, training = run.plan, run.plan["training"]
+    parent = plan.get("parent")
     tasks = load_tasks(plan, run.data_dir)
     accelerator = make_accelerator(plan)
     method = get_method(plan["method"])
@@ -62,12 +64,17 @@ def train_run(run: Run) -> Any:
                 load_adapter(attached, run.folder / "adapter")
                 return attached, trained
         else:
+            if parent and trained["status"] == "finished":
+                load_parent(attached, run)
             return attached, trained
     started = now()
     attached = attach(plan, tasks, run.base_dir, accelerator.device)
+    if parent:
+        load_parent(attached, run)
     parameters = attached.parameters()
     result = LoopResult()
-    if method.abilities.trains and parameters["trainable"]:
+    further = method.abilities.trains and parameters["trainable"] and (parent is None or parent["continue"])
+    if further:
         examples = []
         for task in tasks:
             limit = training.get("max_examples")
@@ -119,8 +126,9 @@ def train_run(run: Run) -> Any:
         "match": attached.matched.record() if attached.matched else None,
         "declarations": [
             *result.declarations,
-            *declarations(method, attached.settings, result.micro_batch_size),
+            *(declarations(method, attached.settings, result.micro_batch_size) if further or not parent else []),
             *declared,
+            *parent_declarations(parent),
         ],
         "base_identity": attached.base.identity,
         "adapter_sha256": None,
@@ -128,10 +136,13 @@ def train_run(run: Run) -> Any:
         "peak_memory_bytes": peak_memory_bytes(accelerator.device),
         "started": started,
     }
-    if result.status == "finished" and parameters["trainable"]:
+    if result.status == "finished" and further:
         temporary = run.folder / ".adapter.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         save_adapter(attached, temporary)
+        labels = {label: plan[label] for label in ("suite", "task", "variant", "seed")}
+        base = attached.base.identity or base_digest(plan, run.base_dir)
+        write_identity(temporary, attached, plan["model"], base, labels)
         replace_folder(temporary, run.folder / "adapter")
         path = adapter_file(run.folder / "adapter")
         document["adapter_sha256"], document["adapter_bytes"] = sha256_file(path), path.stat().st_size
@@ -157,6 +168,15 @@ def declarations(method: Any, settings: Any, micro_batch_size: int) -> list[str]
     return [
         f"the balance loss is not linear in the batch: it was formed over micro-batches of {micro_batch_size} examples"
     ]
+
+
+def parent_declarations(parent: "dict[str, Any] | None") -> list[str]:
+    """Return what must be said beside the numbers of a run that starts from an adapter."""
+    if parent is None:
+        return []
+    how = "then trained here" if parent["continue"] else "scored here without further training"
+    source = f"adapter of task {parent['task'] or 'unknown'}, variant {parent['variant'] or 'unknown'}"
+    return [f"not trained from the base model: {source}, seed {parent['seed']}, {how}"]
 
 
 def evaluate_run(run: Run, attached: Any, trained: dict[str, Any]) -> dict[str, Any]:
@@ -235,6 +255,10 @@ def carry_out(run: Run, *, evaluate: bool) -> "dict[str, Any] | None":
     if evaluate and (record := run.done("record.json")) is not None and is_complete(run, record):
         logger.info("%s: already done", run.label)
         return record
+    parent = run.plan.get("parent")
+    if parent and parent["status"] != "finished":
+        reason = f"the run of '{parent['task']}' that it starts from ended {parent['status']}"
+        return skipped_record(run, reason)
     try:
         attached, trained = train_run(run)
         return evaluate_run(run, attached, trained) if evaluate else None

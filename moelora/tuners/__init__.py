@@ -8,19 +8,24 @@ Importing this package registers them; then PEFT's own functions work as for any
 Import it also before `PeftModel.from_pretrained` of a saved adapter: PEFT otherwise knows no such type.
 """
 
+from moelora.tuners.bottleneck import BottleneckAttention, BottleneckConfig, BottleneckModel
 from moelora.tuners.config import MixLoraConfig, MixtureConfig
 from moelora.tuners.layer import MoeloraLayer
 from moelora.tuners.mixlora_layer import MixLoraFeedForward, MixLoraInner, MixLoraOuter, MixLoraTwoMatrix
 from moelora.tuners.mixture_layer import MixtureLinear
 from moelora.tuners.model import MixLoraModel, MixtureModel
-from moelora.tuners.registration import MIXLORA, MIXTURE, register
+from moelora.tuners.registration import BOTTLENECK, MIXLORA, MIXTURE, register
 from moelora.tuners.routing import balance_loss, record_routing, routing, set_sample_types
 
 register(MIXTURE, MixtureConfig, MixtureModel)
 register(MIXLORA, MixLoraConfig, MixLoraModel)
+register(BOTTLENECK, BottleneckConfig, BottleneckModel)
 
 __all__ = [
     "BalanceTrainer",
+    "BottleneckAttention",
+    "BottleneckConfig",
+    "BottleneckModel",
     "MixLoraConfig",
     "MixLoraFeedForward",
     "MixLoraInner",

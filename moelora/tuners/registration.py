@@ -29,6 +29,7 @@ def add_peft_type(name: str) -> PeftType:
 
 MIXTURE = add_peft_type("MOELORA_MIXTURE")
 MIXLORA = add_peft_type("MOELORA_MIXLORA")
+BOTTLENECK = add_peft_type("MOELORA_BOTTLENECK")
 
 
 def register(peft_type: PeftType, config_class: type, model_class: type) -> None:

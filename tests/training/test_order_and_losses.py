@@ -8,7 +8,7 @@ from world import TRAINING, plan, task_document
 from moelora.tasks import Choice, load_task
 from moelora.training.attach import attach
 from moelora.training.encode import IGNORED, Encoded, collate, encode, encode_choice
-from moelora.training.loop import one_step
+from moelora.training.loop import make_optimizer, one_step
 from moelora.training.losses import loss_items, summed_loss
 from moelora.training.order import all_steps, epoch_batches
 
@@ -123,3 +123,18 @@ def test_data_and_head_do_not_depend_on_the_method(world):
     assert all(torch.equal(head, heads[0]) for head in heads)
     assert all(order == orders[0] for order in orders)
     assert TRAINING["batch_size"] == 8
+
+
+def test_warmup_is_a_part_of_the_steps_or_a_number_of_them():
+    model = torch.nn.Linear(2, 2)
+
+    def rate(step, **training):
+        optimizer, scheduler = make_optimizer(model, {**TRAINING, "learning_rate": 1.0, **training}, 20)
+        for _ in range(step):
+            optimizer.step()
+            scheduler.step()
+        return optimizer.param_groups[0]["lr"]
+
+    assert rate(5, warmup_ratio=0.5) == 0.5
+    assert rate(5, warmup_ratio=0.5, warmup_steps=8) == 5 / 8
+    assert rate(0, warmup_ratio=0.5, warmup_steps=0) == 1.0

@@ -1,6 +1,7 @@
 """What is to be done, without doing it."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -66,6 +67,17 @@ def test_scoring_may_be_a_job_of_its_own(checkout):
 
 def test_suite_without_costs(checkout):
     assert "costs" not in checkout.dry_run("--configfile", GRID, "--config", "tasks=[mrpc]", "costs=null")
+
+
+def test_transfer_waits_for_the_job_that_trains_its_adapter(checkout):
+    suite = ("--configfile", "workflow/config/suites/dense-moe-lora.yaml")
+    jobs = checkout.dry_run(*suite)
+    assert jobs == {"all": 1, "collect": 1, "costs": 2, "report": 1, "train": 48}
+    manifests = "results/dense-moe-lora/jobs/roberta-base--lora@notebook--"
+    output = checkout.snakemake("-n", *suite, "--", f"{manifests}sst2-to-mrpc.json")
+    assert checkout.dry_run(*suite, "--", f"{manifests}sst2-to-mrpc.json") == {"train": 2}
+    (inputs,) = re.findall(r"input: (.*)\n +output: \S+sst2-to-mrpc.json", output)
+    assert f"{manifests}sst2.json" in inputs.split(", ")
 
 
 def test_plans_are_written_once(checkout):

@@ -140,10 +140,11 @@ def get_job_plans(wildcards):
 
 
 def get_job_requirements(wildcards):
-    """Return what a job's plans wait for: allocations, tuned learning rates, built-in data and a built base model."""
+    """Return what a job's plans wait for: allocations, learning rates, parents, built-in data and a built base model."""
     job = get_job(wildcards)
     return [
         *map(get_suite_path, job.pending_files),
+        *map(get_suite_path, EXPANSION.parent_manifests(job)),
         *get_source_paths(job.model).values(),
     ]
 
