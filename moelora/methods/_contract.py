@@ -87,6 +87,9 @@ class Abilities:
     mergeable: bool = True
     merge_note: str = ""
     quantised_base: bool = True
+    several_adapters: bool = True  # a second adapter of the method may stand beside the first
+    several_note: str = ""
+    feed_forward_layouts: tuple[str, ...] = ()  # those it fits; empty for all
     needs_allocation: bool = False
     balance_loss: bool = False
     routed: bool = False
