@@ -10,6 +10,16 @@ from typing import Any
 from moelora.errors import ConfigError, nearest
 
 
+def setting(default: Any, origin: str) -> Any:
+    """Return a field of a page's ``Settings``: its default, and where that comes from, for the method's documentation.
+
+    Args:
+        default: a plain value that cannot be changed in place.
+        origin: paper, code or "ours", in a few words; editing it changes no number.
+    """
+    return dataclasses.field(default=default, metadata={"origin": origin})
+
+
 @dataclasses.dataclass(frozen=True)
 class Linear:
     """One linear module of the base model that a method may adapt.

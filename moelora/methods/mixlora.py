@@ -10,19 +10,19 @@ Differs from: equation 7 read literally (no renormalising); the loss covers answ
 import dataclasses
 
 from moelora.methods._common import attach_config, check_rank, count_linears, lora_pair, names
-from moelora.methods._contract import Abilities, Counts, Method
+from moelora.methods._contract import Abilities, Counts, Method, setting
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Experts, experts per token, rank and the balance coefficient."""
 
-    experts: int = 8
-    experts_per_token: int = 2
-    r: int = 8
-    alpha: float = 16
-    dropout: float = 0.0
-    balance_coefficient: float = 1e-3
+    experts: int = setting(8, origin="paper and MoE-PEFT's templates")
+    experts_per_token: int = setting(2, origin="paper and MoE-PEFT's templates")
+    r: int = setting(8, origin="ours, as for LoRA; the templates have 16")
+    alpha: float = setting(16, origin="twice the rank, as in the templates")
+    dropout: float = setting(0.0, origin="ours, as for LoRA; the templates have 0.05")
+    balance_coefficient: float = setting(1e-3, origin="MoE-PEFT's default and the paper's best; its text says 1e-2")
 
     def __post_init__(self):
         check_rank(self.r, self.alpha, self.dropout)
