@@ -124,13 +124,13 @@ def _add_base(verbs) -> None:
 
 def _add_sensitivity(verbs) -> None:
     verb = _verb(verbs, "sensitivity", "moelora.allocation.sensitivity:run",
-                 "measure how sensitive each module is to a task, from a small sample")  # fmt: skip
-    verb.add_argument("--plan", type=Path, required=True, metavar="PLAN")
-    verb.add_argument("--task", required=True, metavar="NAME", help="one of the plan's tasks")
+                 "measure how sensitive each module is to tasks, from a small sample of each")  # fmt: skip
+    verb.add_argument("--plan", type=Path, nargs="+", required=True, metavar="PLAN", help="one a task, or one for all")
+    verb.add_argument("--task", nargs="+", required=True, metavar="NAME", help="tasks of their plans")
     verb.add_argument("--examples", type=int, default=64, metavar="N")
     verb.add_argument("--batch-size", type=int, default=8, metavar="B")
     verb.add_argument("--seed", type=int, default=0)
-    verb.add_argument("--out", type=Path, required=True, metavar="FILE")
+    verb.add_argument("--out", type=Path, nargs="+", required=True, metavar="FILE", help="one a task")
     _add_sources(verb)
 
 

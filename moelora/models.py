@@ -174,6 +174,7 @@ def load_base_model(document: dict[str, Any], tasks: list[Task], seed: int, base
         hidden=model.config.hidden_size,
         head_parameters=sum(p.numel() for name in head for p in model.get_submodule(name).parameters()),
         total_parameters=sum(p.numel() for p in model.parameters()),
+        output_parameters=0 if encoder else sum(p.numel() for p in model.get_output_embeddings().parameters()),
     )
     return BaseModel(model, tokenizer, shapes, head, resolved_commit(str(where), source.get("revision")))
 

@@ -10,11 +10,13 @@ Source: LoRA-SMoE (arXiv 2505.06272), whose code sums grad² over a weight matri
 
 import argparse
 import random
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional
 
+from moelora.errors import ConfigError, nearest
 from moelora.seeds import derive_seed
 from moelora.training.encode import IGNORED, Encoded, collate, encode
 
@@ -110,21 +112,38 @@ def measure(
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure one task's sensitivities on the plan's base model and write them."""
+    """Measure tasks' sensitivities on their plans' base model, one process for all, and write a file for each.
+
+    Raises:
+        ConfigError: there are other numbers of plans or files than tasks, or a plan has not its task.
+    """
+    from moelora.progress import start_logging
+
+    start_logging()
+    tasks, outputs = options.task, options.out
+    plans = options.plan if len(options.plan) > 1 else options.plan * len(tasks)
+    if not len(plans) == len(tasks) == len(outputs):
+        raise ConfigError(
+            f"found {len(tasks)} tasks, {len(options.plan)} plans and {len(outputs)} files to write; "
+            "give a file a task, and a plan a task or one for all"
+        )
+    for plan, task, output in zip(plans, tasks, outputs, strict=True):
+        _measure_task(plan, task, output, options)
+    return 0
+
+
+def _measure_task(plan_path: Path, name: str, output: Path, options: argparse.Namespace) -> None:
     from moelora.files import atomic_write_json, read_json
     from moelora.models import load_base_model
-    from moelora.progress import logger, start_logging
+    from moelora.progress import logger
     from moelora.tasks import load_task
     from moelora.training.device import choose_device
 
-    start_logging()
-    plan = read_json(options.plan, "plan")
-    document = next((task for task in plan["tasks"] if task["name"] == options.task), None)
+    plan = read_json(plan_path, "plan")
+    document = next((task for task in plan["tasks"] if task["name"] == name), None)
     if document is None:
-        from moelora.errors import ConfigError, nearest
-
         names = [task["name"] for task in plan["tasks"]]
-        raise ConfigError(f"plan {options.plan} has no task '{options.task}'{nearest(options.task, names)}")
+        raise ConfigError(f"plan {plan_path} has no task '{name}'{nearest(name, names)}")
     task = load_task(document, options.data)
     base = load_base_model(plan["model"], [task], options.seed, options.base)
     device = choose_device()
@@ -137,7 +156,7 @@ def run(options: argparse.Namespace) -> int:
     pad_id = base.tokenizer.pad_token_id
     scores = measure(base.model.to(device), names, examples, task.kind, pad_id, device, options.batch_size)
     atomic_write_json(
-        options.out,
+        output,
         {
             "schema": 1,
             "model": plan["model"]["name"],
@@ -153,4 +172,3 @@ def run(options: argparse.Namespace) -> int:
         },
     )  # fmt: skip
     logger.info("sensitivity of %d modules to %s from %d examples", len(names), task.name, len(examples))
-    return 0

@@ -25,6 +25,14 @@ __all__ = [
 ]
 
 
+# What people look for here and will not find, with the reason.
+LEFT_OUT = {
+    "x_lora": "X-LoRA weighs LoRA adapters that were trained before and are frozen; its own training is that of their "
+    "weighting alone. A run here starts from the base model with one budget of examples, so it would need other runs' "
+    "adapters and their examples, and would compare with nothing in the table. PEFT has it: peft.XLoraConfig"
+}
+
+
 @lru_cache(maxsize=1)
 def method_names() -> tuple[str, ...]:
     """Return the names of all methods, sorted: the modules of this package that do not begin with ``_``."""
@@ -38,6 +46,8 @@ def get_method(name: str) -> Method:
     Raises:
         ConfigError: there is no page of this name, or the page defines no ``METHOD`` of this name.
     """
+    if (asked := name.replace("-", "_")) in LEFT_OUT or asked == "xlora":
+        raise ConfigError(f"there is no method '{name}': {LEFT_OUT['x_lora' if asked == 'xlora' else asked]}")
     if name not in method_names():
         raise ConfigError(f"unknown method '{name}'{nearest(name, method_names())}")
     page = importlib.import_module(f"{__name__}.{name}")

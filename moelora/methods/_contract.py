@@ -41,10 +41,11 @@ class ModelShapes:
     """The adaptable linears of a base model in layer order, and the layout of its feed-forward blocks."""
 
     linears: tuple[Linear, ...]
-    feed_forward_layout: str  # "gated" (gate, up, down) or "two_matrix" (intermediate, output)
+    feed_forward_layout: str  # "gated" (gate, up, down), "two_matrix" or "two_matrix_block" (inner, outer)
     hidden: int
     head_parameters: int = 0
     total_parameters: int = 0
+    output_parameters: int = 0  # of a decoder's language-model head
 
     def select(self, parts: "str | tuple[str, ...]") -> tuple[Linear, ...]:
         """Return the linears of the given parts, kinds or full names (``all`` for every one).
@@ -132,6 +133,7 @@ class Hooks:
             there.
         state: Model → tensors, numbers and dicts of them that a killed run needs beside its parameters.
         load_state: Model and what ``state`` returned.
+        declare: Trained model → sentences for the record's declarations.
     """
 
     extra_loss: "Callable[[Any], Any] | None" = None
@@ -139,6 +141,7 @@ class Hooks:
     after_step: "Callable[[Any, int, int], None] | None" = None
     state: "Callable[[Any], dict] | None" = None
     load_state: "Callable[[Any, dict], None] | None" = None
+    declare: "Callable[[Any], list[str]] | None" = None
 
 
 @dataclasses.dataclass(frozen=True)

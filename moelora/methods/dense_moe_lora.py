@@ -9,8 +9,9 @@ Differs from: its notebooks, where the mixture replaces the attention output and
 
 import dataclasses
 
-from moelora.methods._common import attach_config, check_rank, count_linears, names
+from moelora.methods._common import attach_config, check_rank, names
 from moelora.methods._contract import Abilities, Counts, Method, setting
+from moelora.methods._mixture import mixture_counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,17 +51,7 @@ def attach(model, settings, context):
 
 def parameters(shapes, settings, context) -> Counts:
     """Return Σ E·r·(inputs + outputs) + E·inputs over the chosen linears, plus the head; all of it is active."""
-    linears = shapes.select(settings.modules)
-    attention, feed_forward = count_linears(linears, settings.r, settings.experts)
-    router = sum(settings.experts * linear.inputs for linear in linears) if settings.experts > 1 else 0
-    return Counts(
-        experts=attention + feed_forward,
-        router=router,
-        attention=attention,
-        feed_forward=feed_forward,
-        head=shapes.head_parameters,
-        active=attention + feed_forward + router + shapes.head_parameters,
-    )
+    return mixture_counts(shapes.select(settings.modules), settings.r, settings.experts, None, context)
 
 
 METHOD = Method(

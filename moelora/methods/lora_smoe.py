@@ -8,8 +8,9 @@ Differs from: its public code, whose mixture layer is missing; a MoLA layer (a r
 
 import dataclasses
 
-from moelora.methods._common import attach_config, check_rank, count_linears, lora_pair
+from moelora.methods._common import attach_config, check_rank
 from moelora.methods._contract import Abilities, Counts, Method, setting
+from moelora.methods._mixture import mixture_counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,17 +64,7 @@ def parameters(shapes, settings, context) -> Counts:
     """Return Σ_j E_j·r·(inputs + outputs) + E_j·inputs (router, where E_j > 1), plus the head."""
     experts = allocated(shapes, settings, context)
     adapted = linears(shapes, settings, context)
-    attention, feed_forward = count_linears(adapted, settings.r, experts)
-    router = sum(experts[x.name] * x.inputs for x in adapted if experts[x.name] > 1)
-    active = sum(min(settings.experts_per_token, experts[x.name]) * lora_pair(x, settings.r) for x in adapted)
-    return Counts(
-        experts=attention + feed_forward,
-        router=router,
-        attention=attention,
-        feed_forward=feed_forward,
-        head=shapes.head_parameters,
-        active=active + router + shapes.head_parameters,
-    )
+    return mixture_counts(adapted, settings.r, experts, settings.experts_per_token, context)
 
 
 METHOD = Method(

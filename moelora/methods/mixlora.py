@@ -9,23 +9,29 @@ Differs from: equation 7 read literally (no renormalising); the loss covers answ
 
 import dataclasses
 
-from moelora.methods._common import attach_config, check_rank, count_linears, lora_pair, names
+from moelora.methods import _mixlora
 from moelora.methods._contract import Abilities, Counts, Method, setting
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Experts, experts per token, rank and the balance coefficient."""
+    """Experts, experts per token, rank and the balance coefficient.
+
+    ``expert_r`` and ``expert_alpha`` are the experts' own where they differ from the attention LoRA's.
+    """
 
     experts: int = setting(8, origin="paper and MoE-PEFT's templates")
     experts_per_token: int = setting(2, origin="paper and MoE-PEFT's templates")
     r: int = setting(8, origin="ours, as for LoRA; the templates have 16")
     alpha: float = setting(16, origin="twice the rank, as in the templates")
     dropout: float = setting(0.0, origin="ours, as for LoRA; the templates have 0.05")
+    expert_r: "int | None" = setting(None, origin="MoE-PEFT: experts inherit the rank")
+    expert_alpha: "float | None" = setting(None, origin="MoE-PEFT: experts inherit α")
+    jitter_noise: float = setting(0.0, origin="MoE-PEFT's default")
     balance_coefficient: float = setting(1e-3, origin="MoE-PEFT's default and the paper's best; its text says 1e-2")
 
     def __post_init__(self):
-        check_rank(self.r, self.alpha, self.dropout)
+        _mixlora.check_settings(self)
         if not 1 <= self.experts_per_token <= self.experts:
             raise ValueError(
                 f"experts_per_token must lie between 1 and experts ({self.experts}), found {self.experts_per_token}"
@@ -34,45 +40,12 @@ class Settings:
 
 def attach(model, settings, context):
     """Wrap every feed-forward block and attach plain LoRA to the attention linears."""
-    from moelora.tuners import MixLoraConfig
-
-    shapes = context.shapes
-    feed_forward = shapes.select("feed_forward")
-    blocks: dict[str, list] = {}
-    if shapes.feed_forward_layout == "gated":
-        blocks["feed_forward_modules"] = sorted({linear.name.rsplit(".", 1)[0] for linear in feed_forward})
-    else:
-        # BERT keeps its feed-forward in two modules: "…intermediate" (linear and activation) and "…output.dense"
-        kinds = {kind: [x.name for x in feed_forward if x.kind == kind] for kind in ("intermediate", "output")}
-        blocks["feed_forward_modules"] = [name.rsplit(".", 1)[0] for name in kinds["intermediate"]]
-        blocks["output_modules"] = kinds["output"]
-    config = MixLoraConfig(
-        r=settings.r,
-        alpha=settings.alpha,
-        dropout=settings.dropout,
-        num_experts=settings.experts,
-        experts_per_token=settings.experts_per_token,
-        balance_coefficient=settings.balance_coefficient,
-        target_modules=names(shapes.select("attention")),
-        feed_forward_layout=shapes.feed_forward_layout,
-        **blocks,
-    )
-    return attach_config(model, config, context)
+    return _mixlora.attach(model, settings, context, experts_per_token=settings.experts_per_token)
 
 
 def parameters(shapes, settings, context) -> Counts:
     """Return r·Σ_attention + E·r·Σ_feed-forward of (inputs + outputs) + L·E·D routers, plus the head."""
-    attention, _ = count_linears(shapes.select("attention"), settings.r)
-    one_expert = sum(lora_pair(linear, settings.r) for linear in shapes.select("feed_forward"))
-    router = len(shapes.layers()) * settings.experts * shapes.hidden
-    return Counts(
-        experts=attention + settings.experts * one_expert,
-        router=router,
-        attention=attention,
-        feed_forward=settings.experts * one_expert,
-        head=shapes.head_parameters,
-        active=attention + settings.experts_per_token * one_expert + router + shapes.head_parameters,
-    )
+    return _mixlora.parameters(shapes, settings, settings.experts_per_token)
 
 
 METHOD = Method(

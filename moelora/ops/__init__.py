@@ -14,6 +14,7 @@ from moelora.ops.feed_forward import (
 )
 from moelora.ops.grouping import TokenGroups
 from moelora.ops.mixture import gated_wide_lora, gated_wide_lora_reference, wide_lora_delta
+from moelora.ops.shared import shared_wide_lora, shared_wide_lora_reference
 
 __all__ = [
     "Assignment",
@@ -23,6 +24,8 @@ __all__ = [
     "gated_experts_reference",
     "gated_wide_lora",
     "gated_wide_lora_reference",
+    "shared_wide_lora",
+    "shared_wide_lora_reference",
     "two_matrix_experts",
     "two_matrix_experts_reference",
     "wide_lora_delta",

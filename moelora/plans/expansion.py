@@ -102,6 +102,11 @@ class Expansion:
         """Return the models that have runs, in grid order."""
         return list(dict.fromkeys(run.model for run in self.runs))
 
+    @cached_property
+    def allocated_models(self) -> list[str]:
+        """Return the models on which some variant's experts are allocated, in grid order."""
+        return [m for m in self.used_models if any(run.variant.allocated for run in self.model_runs(m))]
+
     def model_tasks(self, model: str) -> list[str]:
         """Return the tasks that a model meets, alone or in a mixture, sorted."""
         return sorted({task["name"] for run in self.model_runs(model) for task in run.plan["tasks"]})

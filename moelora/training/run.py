@@ -93,6 +93,8 @@ def train_run(run: Run) -> Any:
             state_path=run.folder / ".state" / f"{run.key}.pt",
             label=run.label,
         )
+    declare = method.make_hooks(attached.settings).declare
+    declared = declare(attached.model) if declare and result.status == "finished" and parameters["trainable"] else []
     document = {
         "key": run.key,
         "status": result.status,
@@ -115,7 +117,11 @@ def train_run(run: Run) -> Any:
         "parameters": parameters,
         "attached": attached.layers(),
         "match": attached.matched.record() if attached.matched else None,
-        "declarations": result.declarations + declarations(method, result.micro_batch_size),
+        "declarations": [
+            *result.declarations,
+            *declarations(method, attached.settings, result.micro_batch_size),
+            *declared,
+        ],
         "base_identity": attached.base.identity,
         "adapter_sha256": None,
         "adapter_bytes": 0,
@@ -143,9 +149,10 @@ def balance_of(method: Any) -> Any:
     return balance_loss
 
 
-def declarations(method: Any, micro_batch_size: int) -> list[str]:
+def declarations(method: Any, settings: Any, micro_batch_size: int) -> list[str]:
     """Return what a reader must know before comparing this number with others."""
-    if not method.abilities.balance_loss:
+    off = getattr(settings, "balance_loss", "") == "none" or not getattr(settings, "balance_coefficient", 1)
+    if not method.abilities.balance_loss or off:
         return []
     return [
         f"the balance loss is not linear in the batch: it was formed over micro-batches of {micro_batch_size} examples"

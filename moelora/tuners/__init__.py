@@ -10,11 +10,11 @@ Import it also before `PeftModel.from_pretrained` of a saved adapter: PEFT other
 
 from moelora.tuners.config import MixLoraConfig, MixtureConfig
 from moelora.tuners.layer import MoeloraLayer
-from moelora.tuners.mixlora_layer import MixLoraFeedForward, MixLoraInner, MixLoraOuter
+from moelora.tuners.mixlora_layer import MixLoraFeedForward, MixLoraInner, MixLoraOuter, MixLoraTwoMatrix
 from moelora.tuners.mixture_layer import MixtureLinear
 from moelora.tuners.model import MixLoraModel, MixtureModel
 from moelora.tuners.registration import MIXLORA, MIXTURE, register
-from moelora.tuners.routing import balance_loss, record_routing, routing
+from moelora.tuners.routing import balance_loss, record_routing, routing, set_sample_types
 
 register(MIXTURE, MixtureConfig, MixtureModel)
 register(MIXLORA, MixLoraConfig, MixLoraModel)
@@ -26,6 +26,7 @@ __all__ = [
     "MixLoraInner",
     "MixLoraModel",
     "MixLoraOuter",
+    "MixLoraTwoMatrix",
     "MixtureConfig",
     "MixtureLinear",
     "MixtureModel",
@@ -33,6 +34,7 @@ __all__ = [
     "balance_loss",
     "record_routing",
     "routing",
+    "set_sample_types",
 ]
 
 

@@ -6,15 +6,19 @@ from peft import PeftConfig
 
 from moelora.errors import ConfigError, nearest
 from moelora.losses import BALANCE_LOSSES
-from moelora.routers import ROUTERS
+from moelora.routers import ROUTERS, RouterSettings
 from moelora.tuners.registration import MIXLORA, MIXTURE
+from moelora.tuners.routing import Balance
 
 BALANCE_SCOPES = ("module", "layer", "model")
-FEED_FORWARD_LAYOUTS = ("gated", "two_matrix")
+BLOCK_ROUTERS = ("top_k", "top_p", "switch")
+ROUTER_INITS = ("normal", "kaiming_uniform")
 FEED_FORWARD_NAMES = {
     "gated": {"gate": "gate_proj", "up": "up_proj", "down": "down_proj", "activation": "act_fn"},
     "two_matrix": {"inner": "dense", "activation": "intermediate_act_fn"},
+    "two_matrix_block": {"inner": "fc1", "outer": "fc2", "activation": "activation_fn"},
 }
+FEED_FORWARD_LAYOUTS = tuple(FEED_FORWARD_NAMES)
 
 
 def _check_choice(name: str, value: str, known: tuple[str, ...]) -> None:
@@ -42,7 +46,12 @@ class MoeloraConfig(PeftConfig):
         target_modules: Linear modules: a list of full names or name endings, or one regular expression.
         exclude_modules: Modules to leave out although a target matches them.
         modules_to_save: Modules trained in full and saved with the adapter, such as a new head.
-        init_router_std: Standard deviation of the router's normal initial weights.
+        router_init: "normal", or "kaiming_uniform" with a = sqrt 5, which is what a linear layer starts from.
+        init_router_std: Standard deviation of the normal one.
+        jitter_noise: In training the router's input is multiplied by uniform noise from 1 - this to 1 + this.
+        top_p: p of the router "top_p".
+        expert_capacity: Of the router "switch": tokens of a sequence that one expert takes in training.
+        z_loss_coefficient: Factor of the z-loss over the same routers as the balance loss; 0 for none.
     """
 
     r: int = field(default=8)
@@ -51,11 +60,25 @@ class MoeloraConfig(PeftConfig):
     target_modules: list[str] | str | None = field(default=None)
     exclude_modules: list[str] | str | None = field(default=None)
     modules_to_save: list[str] | None = field(default=None)
+    router_init: str = field(default="normal")
     init_router_std: float = field(default=0.02)
+    jitter_noise: float = field(default=0.0)
+    top_p: float = field(default=0.8)
+    expert_capacity: int | None = field(default=None)
+    z_loss_coefficient: float = field(default=0.0)
 
     def __post_init__(self):
         super().__post_init__()
         _check_count("r", self.r, 1)
+        _check_choice("router_init", self.router_init, ROUTER_INITS)
+        if not 0 <= self.jitter_noise < 1:
+            raise ConfigError(f"jitter_noise is {self.jitter_noise!r}; expected a number from 0 up to but not 1")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p is {self.top_p!r}; expected a number above 0, at most 1")
+        if self.expert_capacity is not None:
+            _check_count("expert_capacity", self.expert_capacity, 1)
+        if not self.z_loss_coefficient >= 0:
+            raise ConfigError(f"z_loss_coefficient is {self.z_loss_coefficient!r}; expected 0 or more")
         if not self.alpha > 0:
             raise ConfigError(f"alpha is {self.alpha!r}; expected a positive number")
         if not 0 <= self.dropout < 1:
@@ -69,6 +92,12 @@ class MoeloraConfig(PeftConfig):
     def scaling(self) -> float:
         """The factor of every increment, alpha / r."""
         return self.alpha / self.r
+
+    def router_settings(self, router: str, experts: int) -> RouterSettings:
+        """Return the numbers of a module's router of ``experts`` experts."""
+        return RouterSettings(
+            router, min(self.experts_per_token, experts), self.top_p, self.expert_capacity, self.jitter_noise
+        )
 
     def to_dict(self) -> dict:
         """Return the config with names sorted, so that its file does not vary between processes."""
@@ -90,10 +119,13 @@ class MixtureConfig(MoeloraConfig):
         experts: Experts of every target, or a dict from full module name to its count. A count of 0
             leaves the module alone, 1 is plain LoRA without a router. With a dict the targets
             are its names with a positive count; ``target_modules`` need not be given.
-        router: "dense" (softmax), "top_k" (the k largest, renormalised) or "none" (weight 1 for
+        router: "dense" (softmax), "top_k" (the k largest, renormalised), "top_p" (the most probable until they
+            reach p), "switch" (the most probable while it has room) or "none" (weight 1 for
             all, which is a plain LoRA of rank r * experts and can be merged).
         experts_per_token: k of "top_k"; a module with fewer experts uses all it has.
+        shared_a: One first factor for all experts of a module (HydraLoRA).
         balance_loss: "none" or a name in `moelora.losses.BALANCE_LOSSES`.
+        balance_delta: How much more an expert is to take from samples of its own type; for "localised".
         balance_coefficient: Factor of the balance loss.
         balance_scope: Over what the loss is formed: each "module", each "layer" (modules of one block with
             equal counts taken together, as MoLA), or the whole "model"; the parts are summed.
@@ -102,7 +134,9 @@ class MixtureConfig(MoeloraConfig):
     experts: int | dict[str, int] = field(default=4)
     router: str = field(default="top_k")
     experts_per_token: int = field(default=2)
+    shared_a: bool = field(default=False)
     balance_loss: str = field(default="none")
+    balance_delta: float = field(default=0.1)
     balance_coefficient: float = field(default=0.01)
     balance_scope: str = field(default="module")
 
@@ -144,6 +178,22 @@ class MixtureConfig(MoeloraConfig):
                 f"balance_loss {self.balance_loss!r} is a constant when every expert is used; "
                 "with router='dense' use 'cv_squared' or 'mean_probability'"
             )
+        if BALANCE_LOSSES[self.balance_loss].takes_delta and self.balance_scope != "module":
+            raise ConfigError(
+                f"balance_loss {self.balance_loss!r} is formed module by module; "
+                f"balance_scope is {self.balance_scope!r}, expected 'module'"
+            )
+
+    @property
+    def balance(self) -> Balance:
+        """How the balance loss is formed."""
+        return Balance(
+            self.balance_loss,
+            self.balance_coefficient,
+            self.balance_scope,
+            self.z_loss_coefficient,
+            self.balance_delta,
+        )
 
 
 @dataclass
@@ -154,20 +204,31 @@ class MixLoraConfig(MoeloraConfig):
 
     Args:
         num_experts: Experts of every feed-forward block.
-        experts_per_token: k, the experts that serve one token.
+        router: "top_k" (the k most probable, renormalised), "top_p" or "switch"; the last two are not renormalised,
+            so the block starts scaled down.
+        experts_per_token: k, the experts that serve one token under "top_k".
+        expert_r: Rank of the experts where it differs from r, which then is that of ``target_modules`` alone.
+        expert_alpha: The same for alpha.
+        expert_dropout: The same for dropout.
         balance_coefficient: Factor of the one balance loss over all layers' routers; 0 for none. The
             published runs used 1e-3.
-        feed_forward_layout: "gated" (gate, up and down in one module, as Llama) or "two_matrix" (an
-            inner module with its activation and an outer linear elsewhere, as BERT).
+        feed_forward_layout: "gated" (gate, up and down in one module, as Llama), "two_matrix_block" (two
+            linears and an activation in one module, as Phi and GPT-NeoX) or "two_matrix" (an inner module with its
+            activation and an outer linear elsewhere, as BERT).
         feed_forward_modules: Full names or endings of the gated blocks, or of the inner modules.
         output_modules: For "two_matrix": full names of the outer linears, or their names below the
             parent of the inner module ("output.dense").
-        feed_forward_names: Names of the parts inside a block where they differ from
-            ``gate_proj, up_proj, down_proj, act_fn`` and ``dense, intermediate_act_fn``.
+        feed_forward_names: Names of the parts (gate, up, down; inner, outer; activation) inside a block where they
+            differ from ``gate_proj, up_proj, down_proj, act_fn``, ``fc1, fc2, activation_fn`` and ``dense,
+            intermediate_act_fn``.
     """
 
     num_experts: int = field(default=8)
+    router: str = field(default="top_k")
     experts_per_token: int = field(default=2)
+    expert_r: int | None = field(default=None)
+    expert_alpha: float | None = field(default=None)
+    expert_dropout: float | None = field(default=None)
     balance_coefficient: float = field(default=1e-3)
     feed_forward_layout: str = field(default="gated")
     feed_forward_modules: list[str] | None = field(default=None)
@@ -179,21 +240,43 @@ class MixLoraConfig(MoeloraConfig):
         self.peft_type = MIXLORA
         _check_count("num_experts", self.num_experts, 1)
         _check_count("experts_per_token", self.experts_per_token, 1)
+        _check_choice("router", self.router, BLOCK_ROUTERS)
+        if self.expert_r is not None:
+            _check_count("expert_r", self.expert_r, 1)
+        if self.expert_alpha is not None and not self.expert_alpha > 0:
+            raise ConfigError(f"expert_alpha is {self.expert_alpha!r}; expected a positive number")
+        if self.expert_dropout is not None and not 0 <= self.expert_dropout < 1:
+            raise ConfigError(f"expert_dropout is {self.expert_dropout!r}; expected a number from 0 up to but not 1")
         _check_choice("feed_forward_layout", self.feed_forward_layout, FEED_FORWARD_LAYOUTS)
-        if self.experts_per_token > self.num_experts:
+        if self.router == "top_k" and self.experts_per_token > self.num_experts:
             raise ConfigError(f"experts_per_token is {self.experts_per_token} but num_experts is {self.num_experts}")
         if not self.feed_forward_modules:
             raise ConfigError("feed_forward_modules is empty; name the feed-forward blocks, e.g. ['mlp']")
         if (self.feed_forward_layout == "two_matrix") != bool(self.output_modules):
             raise ConfigError(
                 f"feed_forward_layout is {self.feed_forward_layout!r} and output_modules is "
-                f"{self.output_modules!r}; 'two_matrix' needs them and 'gated' has none"
+                f"{self.output_modules!r}; 'two_matrix' needs them and the others have none"
             )
         known = FEED_FORWARD_NAMES[self.feed_forward_layout]
         for role in self.feed_forward_names or {}:
             _check_choice("a key of feed_forward_names", role, tuple(known))
         self.feed_forward_modules = _sorted_names(self.feed_forward_modules)
         self.output_modules = _sorted_names(self.output_modules)
+
+    @property
+    def experts_settings(self) -> "MoeloraConfig":
+        """What an expert's factors are made from: rank, alpha and dropout."""
+        chosen = {
+            "r": self.r if self.expert_r is None else self.expert_r,
+            "alpha": self.alpha if self.expert_alpha is None else self.expert_alpha,
+            "dropout": self.dropout if self.expert_dropout is None else self.expert_dropout,
+        }
+        return MoeloraConfig(**chosen)
+
+    @property
+    def balance(self) -> Balance:
+        """How the one balance loss over all routers is formed."""
+        return Balance("switch_slots", self.balance_coefficient, "model", self.z_loss_coefficient)
 
     @property
     def part_names(self) -> dict[str, str]:

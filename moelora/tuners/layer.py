@@ -7,7 +7,7 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from moelora.routers import RouterOutput, route
+from moelora.routers import RouterOutput, RouterSettings, route
 from moelora.tuners.routing import Balance, RoutingContext
 
 
@@ -19,7 +19,7 @@ class MoeloraLayer(BaseTunerLayer):
         routing_context: Shared with all layers of the model; told about every routing.
     """
 
-    other_param_names = ("r", "scaling", "experts", "experts_per_token", "balance", "moelora_dropout")
+    other_param_names = ("r", "scaling", "experts", "router", "balance", "moelora_dropout")
 
     def _start(self, base_layer: nn.Module, module_name: str, context: RoutingContext) -> None:
         """Set what a layer has before any adapter; call after `nn.Module.__init__`."""
@@ -31,44 +31,57 @@ class MoeloraLayer(BaseTunerLayer):
         self.r: dict[str, int] = {}
         self.scaling: dict[str, float] = {}
         self.experts: dict[str, int] = {}
-        self.experts_per_token: dict[str, int] = {}
+        self.router: dict[str, RouterSettings] = {}
         self.balance: dict[str, Balance] = {}
         self.moelora_dropout = nn.ModuleDict()
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ParameterDict())
 
-    def _set_adapter_numbers(self, adapter: str, config: Any, experts: int, balance: Balance) -> None:
+    def _set_adapter_numbers(
+        self, adapter: str, config: Any, experts: int, router: RouterSettings, balance: Balance
+    ) -> None:
+        """Keep an adapter's numbers; ``config`` gives rank, scaling and dropout."""
         self.r[adapter] = config.r
         self.scaling[adapter] = config.scaling
         self.experts[adapter] = experts
-        self.experts_per_token[adapter] = min(config.experts_per_token, experts)
+        self.router[adapter] = router
         self.balance[adapter] = balance
         self.moelora_dropout[adapter] = (nn.Dropout(config.dropout) if config.dropout else nn.Identity()).train(
             self.training
         )
 
-    def _add_factors(self, a: nn.ParameterDict, b: nn.ParameterDict, adapter: str, inner: int, outer: int) -> None:
+    def _add_factors(
+        self, a: nn.ParameterDict, b: nn.ParameterDict, adapter: str, inner: int, outer: int, shared_a: bool = False
+    ) -> None:
         """Add the stacked factors of an adapter's experts: a kaiming-uniform (sqrt 5), b zero."""
         width = self.experts[adapter] * self.r[adapter]
-        first = torch.empty(width, inner)
+        first = torch.empty(self.r[adapter] if shared_a else width, inner)
         # The fan-in is the input width whatever is stacked: each expert starts as a LoRA of its own.
         nn.init.kaiming_uniform_(first, a=math.sqrt(5))
         a[adapter] = nn.Parameter(first)
         b[adapter] = nn.Parameter(torch.zeros(outer, width))
 
-    def _add_router(self, routers: nn.ParameterDict, adapter: str, width: int, std: float) -> None:
+    def _add_router(self, routers: nn.ParameterDict, adapter: str, width: int, config: Any) -> None:
         """Add a router unless there is nothing to choose from."""
-        if self.experts[adapter] > 1:
-            routers[adapter] = nn.Parameter(torch.randn(self.experts[adapter], width) * std)
+        if self.experts[adapter] < 2:
+            return
+        weight = torch.empty(self.experts[adapter], width)
+        if config.router_init == "normal":
+            nn.init.normal_(weight, std=config.init_router_std)
+        else:
+            nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
+        routers[adapter] = nn.Parameter(weight)
 
     def _finish_adapter(self, adapter: str, inference_mode: bool) -> None:
         self._move_adapter_to_device_of_base_layer(adapter)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
 
-    def _route(self, x: Tensor, adapter: str, weight: Tensor, router: str) -> RouterOutput:
+    def _route(self, x: Tensor, adapter: str, weight: Tensor) -> RouterOutput:
         """Route the tokens of x, (..., D), and tell the model's context."""
-        output = route(x, weight, router, self.experts_per_token[adapter])
-        self.routing_context.report(self.module_name, adapter, output, x.shape, self.training, self.balance[adapter])
+        router, context = self.router[adapter], self.routing_context
+        mask = context.mask_of(x.shape) if router.name == "switch" and router.capacity is not None else None
+        output = route(x, weight, router, self.training, mask)
+        context.report(self.module_name, adapter, output, x.shape, self.training, self.balance[adapter])
         return output
 
     def is_routed(self, adapter: str) -> bool:

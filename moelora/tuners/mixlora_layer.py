@@ -1,9 +1,11 @@
 """MixLoRA's feed-forward layers: whole experts around shared frozen weights, one router a block.
 
-A gated block (Llama) is one wrapper. A two-matrix block (BERT) is two wrappers, because the model
-calls its halves apart: the inner one returns its mixed hidden rows with the experts' rank-R products
-appended on the last axis, (..., F + E * R), and the outer one takes them apart again. Nothing is kept
-between the two, so checkpointing, threads and hooks see ordinary modules.
+A gated block (Llama) is one wrapper, and so is a two-matrix block that is one module (Phi, GPT-NeoX). BERT calls
+the halves of its block apart, hence two wrappers: the inner one returns its mixed hidden rows with the experts'
+rank-R products and the sum of the token's weights appended on the last axis, (..., F + E * R + 1), and the outer one
+takes them apart again. Nothing is kept between the two, so checkpointing, threads and hooks see ordinary modules.
+
+The frozen bias of the last matrix counts as often as the token's weights sum to: once under top-k.
 """
 
 from typing import Any
@@ -17,7 +19,7 @@ from moelora.errors import AdapterError, MergeError
 from moelora.ops import Assignment, LowRank, gated_experts, two_matrix_experts
 from moelora.routers import top_k
 from moelora.tuners.layer import MoeloraLayer
-from moelora.tuners.routing import Balance, RoutingContext
+from moelora.tuners.routing import RoutingContext
 
 
 class MixLoraLayer(nn.Module, MoeloraLayer):
@@ -72,14 +74,38 @@ class MixLoraLayer(nn.Module, MoeloraLayer):
         # A whole block has no weight of its own, so PEFT would leave its adapter where it was made.
         return super()._get_base_layer_device_and_dtype(self._linear())
 
+    def _set_experts(self, adapter: str, config: Any) -> None:
+        """Keep the numbers of a block's experts and router."""
+        router = config.router_settings(config.router, config.num_experts)
+        self._set_adapter_numbers(adapter, config.experts_settings, config.num_experts, router, config.balance)
+
     def _assign(self, x: Tensor, adapter: str) -> Assignment:
         """Route the tokens of x, (..., D)."""
         experts = self.experts[adapter]
-        if adapter in self.moelora_router:
-            routed = self._route(x, adapter, self.moelora_router[adapter], "top_k")
-        else:
+        if adapter not in self.moelora_router:
             routed = top_k(x.new_zeros(x[..., 0].numel(), 1, dtype=torch.float32), 1)
-        return Assignment(routed.chosen, routed.slot_weights, experts)
+        else:
+            routed = self._route(x, adapter, self.moelora_router[adapter])
+        if self.router[adapter].name == "top_p":
+            # Tokens use different numbers of experts: all are listed, the unused with weight 0.
+            chosen = torch.arange(experts, device=x.device).expand(routed.weights.shape[0], experts)
+            return Assignment(chosen, routed.weights, experts)
+        return Assignment(routed.chosen.clamp(min=0), routed.slot_weights, experts)
+
+    def _normalised(self, adapter: str) -> bool:
+        """Say whether a token's weights always sum to 1."""
+        return self.router[adapter].name == "top_k" or adapter not in self.moelora_router
+
+    def _finish(
+        self, last: nn.Module, hidden: Tensor, products: Tensor, b: Tensor, assignment: Assignment, adapter: str
+    ) -> Tensor:
+        """Return W2 hidden + b2 * sum of weights + s * B2 products, (T, O), in the frozen layer's dtype."""
+        result = last(_for_linear(hidden, last))
+        total = result + functional.linear(products.to(b.dtype) * self.scaling[adapter], b)
+        if not self._normalised(adapter):
+            excess = _bias_excess(last, assignment.weights)
+            total = total if excess is None else total + excess
+        return total.to(result.dtype)
 
     def _factors(self, role: str, adapter: str) -> LowRank:
         return LowRank(getattr(self, f"moelora_{role}_A")[adapter], getattr(self, f"moelora_{role}_B")[adapter])
@@ -100,6 +126,14 @@ def _width(linear: nn.Module) -> tuple[int, int]:
     return linear.in_features, linear.out_features
 
 
+def _bias_excess(linear: nn.Module, weights: Tensor) -> Tensor | None:
+    """Return what the frozen layer's bias counts too often, (T, O) to add, for weights (T, K)."""
+    bias = getattr(linear, "bias", None)
+    if bias is None:
+        return None
+    return (weights.sum(dim=-1, keepdim=True) - 1).to(bias.dtype) * bias
+
+
 class MixLoraFeedForward(MixLoraLayer):
     """A gated block: W2 (act(W1 x) * W3 x) with experts on all three matrices."""
 
@@ -113,15 +147,15 @@ class MixLoraFeedForward(MixLoraLayer):
         self.names = names
         self.linear_name = names["down"]
 
-    def update_layer(self, adapter: str, config: Any, balance: Balance, inference_mode: bool) -> None:
+    def update_layer(self, adapter: str, config: Any, inference_mode: bool) -> None:
         """Add an adapter, or replace the one of that name."""
-        self._set_adapter_numbers(adapter, config, config.num_experts, balance)
+        self._set_experts(adapter, config)
         base = self.get_base_layer()
         for role in ("gate", "up", "down"):
             first, second = getattr(self, f"moelora_{role}_A"), getattr(self, f"moelora_{role}_B")
             self._add_factors(first, second, adapter, *_width(getattr(base, self.names[role])))
         width = getattr(base, self.names["gate"]).in_features
-        self._add_router(self.moelora_router, adapter, width, config.init_router_std)
+        self._add_router(self.moelora_router, adapter, width, config)
         self._finish_adapter(adapter, inference_mode)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -132,6 +166,7 @@ class MixLoraFeedForward(MixLoraLayer):
         base = self.get_base_layer()
         gate, up, down = (getattr(base, self.names[role]) for role in ("gate", "up", "down"))
         last = self._factors("down", adapter)
+        assignment = self._assign(x, adapter)
         hidden, products = gated_experts(
             gate(x).flatten(0, -2),
             up(x).flatten(0, -2),
@@ -139,18 +174,60 @@ class MixLoraFeedForward(MixLoraLayer):
             self._factors("gate", adapter),
             self._factors("up", adapter),
             last.a,
-            self._assign(x, adapter),
+            assignment,
             getattr(base, self.names["activation"]),
             self.scaling[adapter],
             self.moelora_dropout[adapter],
         )
-        result = down(_for_linear(hidden, down))
-        increment = functional.linear(products.to(last.b.dtype) * self.scaling[adapter], last.b)
-        return (result + increment).to(result.dtype).view(*x.shape[:-1], -1)
+        return self._finish(down, hidden, products, last.b, assignment, adapter).view(*x.shape[:-1], -1)
+
+
+class MixLoraTwoMatrix(MixLoraLayer):
+    """A two-matrix block in one module: W2 act(W1 x) with experts on both matrices."""
+
+    adapter_layer_names = (
+        "moelora_inner_A", "moelora_inner_B", "moelora_outer_A", "moelora_outer_B", "moelora_router",
+    )  # fmt: skip
+
+    def __init__(self, base_layer: nn.Module, module_name: str, context: RoutingContext, names: dict[str, str]):
+        super().__init__(base_layer, module_name, context)
+        self.names = names
+        self.linear_name = names["outer"]
+
+    def update_layer(self, adapter: str, config: Any, inference_mode: bool) -> None:
+        """Add an adapter, or replace the one of that name."""
+        self._set_experts(adapter, config)
+        base = self.get_base_layer()
+        for role in ("inner", "outer"):
+            first, second = getattr(self, f"moelora_{role}_A"), getattr(self, f"moelora_{role}_B")
+            self._add_factors(first, second, adapter, *_width(getattr(base, self.names[role])))
+        self._add_router(self.moelora_router, adapter, getattr(base, self.names["inner"]).in_features, config)
+        self._finish_adapter(adapter, inference_mode)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Map (..., D) to (..., D)."""
+        adapter = self._active()
+        if adapter is None:
+            return self.base_layer(x, *args, **kwargs)
+        base = self.get_base_layer()
+        inner, outer = (getattr(base, self.names[role]) for role in ("inner", "outer"))
+        last = self._factors("outer", adapter)
+        assignment = self._assign(x, adapter)
+        hidden, products = two_matrix_experts(
+            inner(x).flatten(0, -2),
+            self._dropped(x, adapter, last.a.dtype),
+            self._factors("inner", adapter),
+            last.a,
+            assignment,
+            getattr(base, self.names["activation"]),
+            self.scaling[adapter],
+            self.moelora_dropout[adapter],
+        )
+        return self._finish(outer, hidden, products, last.b, assignment, adapter).view(*x.shape[:-1], -1)
 
 
 class MixLoraInner(MixLoraLayer):
-    """The inner half of a two-matrix block: act(W1 x) with experts, plus the outer half's rank-R products."""
+    """The inner half of BERT's block: act(W1 x) with experts, plus the outer half's rank-R products."""
 
     adapter_layer_names = ("moelora_inner_A", "moelora_inner_B", "moelora_outer_A", "moelora_router")
 
@@ -159,38 +236,43 @@ class MixLoraInner(MixLoraLayer):
         self.names = names
         self.linear_name = names["inner"]
 
-    def update_layer(self, adapter: str, config: Any, balance: Balance, inference_mode: bool) -> None:
+    def update_layer(self, adapter: str, config: Any, inference_mode: bool) -> None:
         """Add an adapter, or replace the one of that name."""
-        self._set_adapter_numbers(adapter, config, config.num_experts, balance)
+        self._set_experts(adapter, config)
         width, hidden = _width(self._linear())
         self._add_factors(self.moelora_inner_A, self.moelora_inner_B, adapter, width, hidden)
         # The outer half owns the matching B, so only the first of this pair is used.
         self._add_factors(self.moelora_outer_A, nn.ParameterDict(), adapter, hidden, 0)
-        self._add_router(self.moelora_router, adapter, width, config.init_router_std)
+        self._add_router(self.moelora_router, adapter, width, config)
         self._finish_adapter(adapter, inference_mode)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Map (..., D) to (..., F), or to (..., F + E * R) with an active adapter."""
+        """Map (..., D) to (..., F), or to (..., F + E * R + 1) with an active adapter."""
         adapter = self._active()
         if adapter is None:
             return self.base_layer(x, *args, **kwargs)
         last_a = self.moelora_outer_A[adapter]
+        assignment = self._assign(x, adapter)
         hidden, products = two_matrix_experts(
             self._linear()(x).flatten(0, -2),
             self._dropped(x, adapter, last_a.dtype),
             self._factors("inner", adapter),
             last_a,
-            self._assign(x, adapter),
+            assignment,
             getattr(self.get_base_layer(), self.names["activation"]),
             self.scaling[adapter],
             self.moelora_dropout[adapter],
         )
         dtype = torch.promote_types(hidden.dtype, products.dtype)
-        return torch.cat([hidden.to(dtype), products.to(dtype)], dim=-1).view(*x.shape[:-1], -1)
+        if self._normalised(adapter):
+            total = hidden.new_ones(hidden.shape[0], 1, dtype=dtype)
+        else:
+            total = assignment.weights.sum(dim=-1, keepdim=True).to(dtype)
+        return torch.cat([hidden.to(dtype), products.to(dtype), total], dim=-1).view(*x.shape[:-1], -1)
 
 
 class MixLoraOuter(MixLoraLayer):
-    """The outer half of a two-matrix block: W2 of the mixed hidden rows plus B2 of the rank-R products."""
+    """The outer half of BERT's block: W2 of the mixed hidden rows plus B2 of the rank-R products."""
 
     adapter_layer_names = ("moelora_outer_B",)
 
@@ -198,27 +280,36 @@ class MixLoraOuter(MixLoraLayer):
         super().__init__(base_layer, module_name, context)
         self.quantization_backend = resolve_quantization_backend(base_layer)
 
-    def update_layer(self, adapter: str, config: Any, balance: Balance, inference_mode: bool) -> None:
+    def update_layer(self, adapter: str, config: Any, inference_mode: bool) -> None:
         """Add an adapter, or replace the one of that name."""
-        self._set_adapter_numbers(adapter, config, config.num_experts, balance)
+        self._set_experts(adapter, config)
         self._add_factors(nn.ParameterDict(), self.moelora_outer_B, adapter, *_width(self._linear()))
         self._finish_adapter(adapter, inference_mode)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Map (..., F + E * R) from `MixLoraInner`, or (..., F) without an active adapter, to (..., O)."""
+        """Map (..., F + E * R + 1) from `MixLoraInner`, or (..., F) without an active adapter, to (..., O)."""
         adapter = self._active()
         if adapter is None:
             return self.base_layer(x, *args, **kwargs)
         linear, b = self._linear(), self.moelora_outer_B[adapter]
         width = linear.in_features
-        if x.shape[-1] != width + b.shape[-1]:
+        if x.shape[-1] != width + b.shape[-1] + 1:
             raise AdapterError(
-                f"{self.module_name} got {x.shape[-1]} features, expected {width} + {b.shape[-1]} from the "
+                f"{self.module_name} got {x.shape[-1]} features, expected {width} + {b.shape[-1]} + 1 from the "
                 "inner half of its block; name both halves in the config and keep their adapters together"
             )
-        hidden, products = x[..., :width], x[..., width:]
+        hidden, products, total = x[..., :width], x[..., width:-1], x[..., -1:]
         result = linear(_for_linear(hidden, linear), *args, **kwargs)
         if self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
-        increment = functional.linear(products.to(b.dtype) * self.scaling[adapter], b)
-        return (result + increment).to(result.dtype)
+        mixed = result + functional.linear(products.to(b.dtype) * self.scaling[adapter], b)
+        if self.router[adapter].name != "top_k" and (excess := _bias_excess(linear, total)) is not None:
+            mixed = mixed + excess
+        return mixed.to(result.dtype)
+
+
+BLOCK_LAYERS = {
+    "gated": MixLoraFeedForward,
+    "two_matrix": MixLoraInner,
+    "two_matrix_block": MixLoraTwoMatrix,
+}

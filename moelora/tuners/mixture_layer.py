@@ -9,7 +9,8 @@ from peft.utils.quantization_utils import resolve_quantization_backend
 from torch import Tensor, nn
 
 from moelora.errors import MergeError
-from moelora.ops import gated_wide_lora, wide_lora_delta
+from moelora.ops import gated_wide_lora, shared_wide_lora, wide_lora_delta
+from moelora.routers import RouterSettings
 from moelora.tuners.layer import MoeloraLayer
 from moelora.tuners.routing import Balance, RoutingContext
 
@@ -18,24 +19,31 @@ class MixtureLinear(nn.Module, MoeloraLayer):
     """y = W0 x + b + s * sum_e g_e(x) B_e A_e drop(x), the increments computed as one wide LoRA."""
 
     adapter_layer_names = ("moelora_A", "moelora_B", "moelora_router")
-    other_param_names = (*MoeloraLayer.other_param_names, "router")
+    other_param_names = (*MoeloraLayer.other_param_names, "shared_a")
 
     def __init__(self, base_layer: nn.Module, module_name: str, context: RoutingContext):
         super().__init__()
         self._start(base_layer, module_name, context)
-        self.router: dict[str, str] = {}
+        self.shared_a: dict[str, bool] = {}
         self.quantization_backend = resolve_quantization_backend(base_layer)
         self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
 
     def update_layer(
-        self, adapter: str, config: Any, experts: int, router: str, balance: Balance, inference_mode: bool
+        self,
+        adapter: str,
+        config: Any,
+        experts: int,
+        router: RouterSettings,
+        balance: Balance,
+        inference_mode: bool,
+        shared_a: bool = False,
     ) -> None:
         """Add an adapter of ``experts`` experts, or replace the one of that name."""
-        self._set_adapter_numbers(adapter, config, experts, balance)
-        self.router[adapter] = router
-        self._add_factors(self.moelora_A, self.moelora_B, adapter, self.in_features, self.out_features)
-        if router != "none":
-            self._add_router(self.moelora_router, adapter, self.in_features, config.init_router_std)
+        self._set_adapter_numbers(adapter, config, experts, router, balance)
+        self.shared_a[adapter] = shared_a
+        self._add_factors(self.moelora_A, self.moelora_B, adapter, self.in_features, self.out_features, shared_a)
+        if router.name != "none":
+            self._add_router(self.moelora_router, adapter, self.in_features, config)
         self._finish_adapter(adapter, inference_mode)
 
     def is_routed(self, adapter: str) -> bool:
@@ -63,10 +71,11 @@ class MixtureLinear(nn.Module, MoeloraLayer):
         a, b = self.moelora_A[adapter], self.moelora_B[adapter]
         weights = None
         if adapter in self.moelora_router:
-            routed = self._route(x, adapter, self.moelora_router[adapter], self.router[adapter])
+            routed = self._route(x, adapter, self.moelora_router[adapter])
             weights = routed.weights.view(*x.shape[:-1], -1)
         dropped = self.moelora_dropout[adapter](self._cast_input_dtype(x, a.dtype))
-        return gated_wide_lora(result, dropped, a, b, weights, self.scaling[adapter])
+        increment = shared_wide_lora if self.shared_a[adapter] else gated_wide_lora
+        return increment(result, dropped, a, b, weights, self.scaling[adapter])
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """Return s * B A, (O, D), of an adapter without a router.
@@ -79,7 +88,10 @@ class MixtureLinear(nn.Module, MoeloraLayer):
                 f"adapter {adapter!r} weighs {self.experts[adapter]} experts by token in {self.module_name}, "
                 "so no single weight equals it; keep it attached, or drop it with unload()"
             )
-        return wide_lora_delta(self.moelora_A[adapter], self.moelora_B[adapter], self.scaling[adapter])
+        a, b = self.moelora_A[adapter], self.moelora_B[adapter]
+        if self.shared_a[adapter]:
+            b = b.unflatten(-1, (self.experts[adapter], -1)).sum(dim=-2)
+        return wide_lora_delta(a, b, self.scaling[adapter])
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add the increments of unrouted adapters to the frozen weight.

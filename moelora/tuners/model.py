@@ -7,14 +7,17 @@ from peft.tuners.tuners_utils import BaseTuner, _maybe_include_all_linear_layers
 from torch import nn
 
 from moelora.errors import AdapterError, ConfigError, TargetModulesError
+from moelora.routers import RouterSettings
 from moelora.tuners import targets
-from moelora.tuners.config import MixLoraConfig, MixtureConfig, MoeloraConfig
+from moelora.tuners.config import FEED_FORWARD_LAYOUTS, MixLoraConfig, MixtureConfig, MoeloraConfig
 from moelora.tuners.layer import MoeloraLayer
-from moelora.tuners.mixlora_layer import MixLoraFeedForward, MixLoraInner, MixLoraOuter
+from moelora.tuners.mixlora_layer import BLOCK_LAYERS, MixLoraOuter
 from moelora.tuners.mixture_layer import MixtureLinear
 from moelora.tuners.registration import PREFIX
 from moelora.tuners.routing import Balance, RoutingContext, contexts
 
+# What transformers' models call the activation of a feed-forward block.
+ACTIVATION_NAMES = ("act_fn", "activation_fn", "act", "activation", "intermediate_act_fn")
 NO_BALANCE = Balance("none", 0.0, "module")
 
 
@@ -106,7 +109,9 @@ class MoeloraModel(BaseTuner):
         balance: Balance,
     ) -> None:
         layer = self._layer(MixtureLinear, target, name, parent, key, adapter)
-        layer.update_layer(adapter, config, experts, router, balance, config.inference_mode)
+        settings = RouterSettings("none") if router == "none" else config.router_settings(router, experts)
+        shared_a = getattr(config, "shared_a", False)
+        layer.update_layer(adapter, config, experts, settings, balance, config.inference_mode, shared_a)
 
     def _layer(
         self,
@@ -186,7 +191,6 @@ class MixtureModel(MoeloraModel):
         parameter_name: str | None = None,
     ) -> None:
         experts = peft_config.experts_of(current_key)
-        balance = Balance(peft_config.balance_loss, peft_config.balance_coefficient, peft_config.balance_scope)
         self._add_linear(
             peft_config,
             adapter_name,
@@ -196,7 +200,7 @@ class MixtureModel(MoeloraModel):
             current_key,
             experts=experts,
             router=peft_config.router,
-            balance=balance,
+            balance=peft_config.balance,
         )
 
 
@@ -214,6 +218,7 @@ class MixLoraModel(MoeloraModel):
         if config.target_modules:
             linears = targets.resolve("target_modules", config.target_modules, modules, config, linear=True)
         blocks = targets.resolve("feed_forward_modules", config.feed_forward_modules, modules, config, linear=False)
+        self._find_activation(config, modules[blocks[0]])
         for name in blocks:
             self._check_block(config, name, modules[name])
         outputs = []
@@ -233,13 +238,24 @@ class MixLoraModel(MoeloraModel):
         config.output_modules = sorted(outputs) or None
 
     @staticmethod
+    def _find_activation(config: MixLoraConfig, block: nn.Module) -> None:
+        """Take the activation's name from the block where the config does not say it."""
+        if (config.feed_forward_names or {}).get("activation") or hasattr(block, config.part_names["activation"]):
+            return
+        found = [name for name in ACTIVATION_NAMES if callable(getattr(block, name, None))]
+        if found:
+            config.feed_forward_names = {**(config.feed_forward_names or {}), "activation": found[0]}
+
+    @staticmethod
     def _check_block(config: MixLoraConfig, name: str, block: nn.Module) -> None:
         for role, part in config.part_names.items():
             found = getattr(block, part, None)
             if found is None or (role != "activation" and not targets.is_linear(found)):
                 raise TargetModulesError(
                     f"feed_forward_modules: {name} ({type(block).__name__}) has no {part!r} to be its "
-                    f"{role}; correct feed_forward_modules, feed_forward_layout or feed_forward_names"
+                    f"{role}; correct feed_forward_modules, feed_forward_layout "
+                    f"({', '.join(FEED_FORWARD_LAYOUTS)}) or feed_forward_names, which name a block's "
+                    f"{', '.join(config.part_names)}"
                 )
 
     @staticmethod
@@ -269,8 +285,7 @@ class MixLoraModel(MoeloraModel):
         place = (target, target_name, parent, current_key, adapter_name)
         names = peft_config.part_names
         if current_key in peft_config.feed_forward_modules:
-            gated = peft_config.feed_forward_layout == "gated"
-            layer = self._layer(MixLoraFeedForward if gated else MixLoraInner, *place, names)
+            layer = self._layer(BLOCK_LAYERS[peft_config.feed_forward_layout], *place, names)
         elif current_key in (peft_config.output_modules or ()):
             layer = self._layer(MixLoraOuter, *place)
         else:
@@ -286,5 +301,4 @@ class MixLoraModel(MoeloraModel):
                 balance=NO_BALANCE,
             )
             return
-        balance = Balance("switch_slots", peft_config.balance_coefficient, "model")
-        layer.update_layer(adapter_name, peft_config, balance, peft_config.inference_mode)
+        layer.update_layer(adapter_name, peft_config, peft_config.inference_mode)

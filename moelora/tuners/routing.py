@@ -10,28 +10,41 @@ import inspect
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from moelora.errors import AdapterError
-from moelora.losses import BALANCE_LOSSES, concatenate
+from moelora.losses import BALANCE_LOSSES, concatenate, z_loss
 from moelora.routers import RouterOutput
 
 
 @dataclass(frozen=True)
 class Balance:
-    """How an adapter's balance loss is formed: name of the loss, its coefficient, its scope."""
+    """How an adapter's balance loss is formed: its name, coefficient, scope, the z-loss beside it, types' weight."""
 
     loss: str
     coefficient: float
     scope: str
+    z_coefficient: float = 0.0
+    delta: float = 0.1
 
     @property
     def active(self) -> bool:
         """Whether there is a loss at all."""
-        return self.loss != "none" and self.coefficient != 0
+        return (self.loss != "none" and self.coefficient != 0) or self.z_coefficient != 0
+
+    def value(self, output: RouterOutput) -> Tensor:
+        """Return coefficient times loss, plus the z-loss with its own, of one group of routers."""
+        total = output.logits.new_zeros(())
+        if self.loss != "none" and self.coefficient != 0:
+            known = BALANCE_LOSSES[self.loss]
+            loss = known.function(output, self.delta) if known.takes_delta else known.function(output)
+            total = total + self.coefficient * loss
+        if self.z_coefficient:
+            total = total + self.z_coefficient * z_loss(output)
+        return total
 
     def group(self, module_name: str, output: RouterOutput) -> tuple:
         """Return the key under which routers are taken together."""
@@ -49,6 +62,7 @@ class RoutingContext:
 
     def __init__(self):
         self.recording = 0
+        self.sample_types: Tensor | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -64,6 +78,7 @@ class RoutingContext:
 
     def __setstate__(self, state: dict) -> None:
         self.recording = state["recording"]
+        self.sample_types = None
         self._reset()
 
     def open(self, module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -77,9 +92,21 @@ class RoutingContext:
         self.attention_mask = mask
 
     def close(self, *_ignored) -> None:
-        """End the forward pass (a forward hook that also runs after an exception)."""
+        """End the forward pass (a forward hook that also runs after an exception).
+
+        The mask stays until the next pass: gradient checkpointing routes again in between.
+        """
         self.running = False
-        self.attention_mask = None
+        self.sample_types = None
+
+    def mask_of(self, shape: torch.Size) -> Tensor | None:
+        """Return which of a module's tokens count, flattened to (T,); shape is that of its input, (..., D)."""
+        try:
+            return token_mask(self.attention_mask, shape[:-1])
+        except AdapterError:
+            if self.running:
+                raise
+            return None  # a module called by itself: the mask is that of another input
 
     def report(
         self,
@@ -108,7 +135,8 @@ class RoutingContext:
                 "a balance loss has no gradient under reentrant gradient checkpointing; "
                 "pass gradient_checkpointing_kwargs={'use_reentrant': False}"
             )
-        output = output.with_mask(token_mask(self.attention_mask, shape[:-1]))
+        samples, types = sample_axes(shape[:-1], self.sample_types, output.logits.device)
+        output = replace(output, mask=token_mask(self.attention_mask, shape[:-1]), samples=samples, types=types)
         key = (module_name, adapter)
         if wanted:
             self.for_loss[key] = (output, balance)
@@ -145,6 +173,38 @@ def token_mask(attention_mask: Tensor | None, shape: torch.Size) -> Tensor | Non
     )
 
 
+def sample_axes(
+    shape: torch.Size, sample_types: Tensor | None, device: torch.device
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return each token's row of the batch and that row's type, (T,) each; None where the shape does not say.
+
+    Args:
+        shape: Leading axes of a module's input, (B, S) or (B,).
+        sample_types: Type of each row, (B,), or None.
+        device: Where the router's output is.
+
+    Raises:
+        AdapterError: There are other numbers of types than rows.
+    """
+    if len(shape) != 2:
+        return None, None
+    samples = torch.arange(shape[0], device=device).repeat_interleave(shape[1])
+    if sample_types is None:
+        return samples, None
+    if sample_types.shape != (shape[0],):
+        raise AdapterError(
+            f"there are types for {tuple(sample_types.shape)} samples, but the batch has {shape[0]}; "
+            "give one type a row with set_sample_types()"
+        )
+    return samples, sample_types.to(device=device, dtype=torch.long).index_select(0, samples)
+
+
+def set_sample_types(model: nn.Module, types: Tensor | None) -> None:
+    """Say the type, 0 or 1, of each row of the next batch, (B,): what LoRAMoE's localised balance is about."""
+    for context in contexts(model):
+        context.sample_types = types
+
+
 def contexts(model: nn.Module) -> list[RoutingContext]:
     """Return the contexts of a model's router layers, each once."""
     found: dict[int, RoutingContext] = {}
@@ -169,7 +229,7 @@ def balance_loss(model: nn.Module) -> Tensor | None:
             key = (adapter, *balance.group(module_name, output))
             groups.setdefault(key, ([], balance))[0].append(output)
         for outputs, balance in groups.values():
-            value = balance.coefficient * BALANCE_LOSSES[balance.loss].function(concatenate(outputs))
+            value = balance.value(concatenate(outputs))
             total = value if total is None else total + value.to(total.device)
     return total
 

@@ -78,13 +78,12 @@ def test_pools_are_cut_apart():
 def test_from_plan_to_allocation(world, tmp_path, capsys):
     tasks = [task_document("mood"), task_document("odd")]
     path = write_plan(tmp_path, plan("encoder", tasks, "lora_smoe"))
-    files = []
-    for task in tasks:
-        out = tmp_path / f"{task['name']}.json"
-        arguments = ["sensitivity", "--plan", str(path), "--task", task["name"], "--examples", "16", "--out", str(out),
-                     "--data", str(world / "data"), "--base", str(world / "encoder")]  # fmt: skip
-        assert main(arguments) == 0
-        files.append(str(out))
+    files = [str(tmp_path / f"{task['name']}.json") for task in tasks]
+    arguments = ["sensitivity", "--plan", str(path), "--task", *(task["name"] for task in tasks), "--examples", "16",
+                 "--data", str(world / "data"), "--base", str(world / "encoder"), "--out"]  # fmt: skip
+    assert main([*arguments, files[0]]) == 2
+    assert "found 2 tasks, 1 plans and 1 files to write" in capsys.readouterr().err
+    assert main([*arguments, *files]) == 0
     allocation = tmp_path / "allocation.json"
     assert main(["allocate", "--strategy", "smoe_percentile", "--sensitivity", *files, "--out", str(allocation)]) == 0
     document = json.loads(allocation.read_text())

@@ -102,6 +102,7 @@ def describe(kind: str, model: torch.nn.Module) -> BaseModel:
         hidden=model.config.hidden_size,
         head_parameters=sum(p.numel() for name in HEADS[kind] for p in model.get_submodule(name).parameters()),
         total_parameters=sum(p.numel() for p in model.parameters()),
+        output_parameters=0 if HEADS[kind] else sum(p.numel() for p in model.get_output_embeddings().parameters()),
     )
     return BaseModel(model, None, shapes, HEADS[kind], "")
 
@@ -123,4 +124,6 @@ def make_quantised(kind: str, bits: int) -> torch.nn.Module:
         if old.bias is not None:
             new.bias = old.bias
         model.set_submodule(linear.name, new.to("cpu"))
+    # transformers says so of what it loads quantised, and PEFT chooses its layers by it
+    setattr(model, f"is_loaded_in_{bits}bit", True)
     return model

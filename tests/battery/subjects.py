@@ -158,7 +158,7 @@ class Subject:
 
 
 # Combinations whose support is under way: refusing them is no failure yet.
-PENDING = {("mixlora", "neox")}
+PENDING: set[tuple[str, str]] = set()
 
 
 def move(attached: Attached, seed: int = 11, head: bool = True) -> None:

@@ -37,7 +37,10 @@ def test_saved_and_loaded_is_bit_equal(subject, dtype, tmp_path):
             parameter.copy_(parameter.to(dtype))
     base = bases.make_base(subject.kind, dtype)
     loaded = PeftModel.from_pretrained(base, tmp_path, low_cpu_mem_usage=True).eval()
-    assert torch.equal(logits(loaded, tensors), logits(attached.model, tensors))
+    assert_equal(dict(loaded.named_parameters()), dict(attached.model.named_parameters()))
+    # the file's tensors are used where they lie, and what is aligned otherwise may be summed in another order
+    close = 1e-5 if dtype == torch.float32 else 0.05
+    assert torch.allclose(logits(loaded, tensors), logits(attached.model, tensors), atol=close, rtol=close)
 
 
 @check("disabled is the base model")

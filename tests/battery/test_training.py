@@ -17,7 +17,7 @@ from moelora.tuners import record_routing, routing
 def trained(subject, **options):
     """Return the method attached and ready to train, without dropout; end the check where nothing trains."""
     subject.needs_training()
-    attached = subject.attach(**{"dropout": 0.0, **options})
+    attached = subject.attach(**{"dropout": 0.0, "jitter_noise": 0.0, **options})
     if not trainable_tensors(attached.model):
         not_applicable("trains the head only, and a decoder has none")
     attached.model.train()
@@ -51,7 +51,7 @@ def test_accumulation_changes_nothing_or_is_declared(subject):
         found.append({"loss": loss, **gradients(attached.model)})
     assert_close(*found, tolerance=1e-4)
     # The balance loss is not linear in the batch, which the record declares; on equal parts it must agree all the same.
-    assert bool(declarations(subject.method, 2)) == subject.abilities.balance_loss
+    assert bool(declarations(subject.method, attached.settings, 2)) == subject.abilities.balance_loss
     batch = subject.batch(rows=2) * 4
     found = []
     for micro in (8, 2):
@@ -76,6 +76,10 @@ def test_autocast_trains_and_routes_in_float32(subject):
     attached.model.zero_grad(set_to_none=True)
     full, _ = subject.step(attached, subject.batch())
     assert loss.item() == pytest.approx(full.item(), rel=0.1)  # bfloat16 has three digits
+    half = subject.attach(dtype=torch.bfloat16).model.eval()
+    with record_routing(half):
+        logits(half, subject.tensors(subject.batch()))
+    assert {output.logits.dtype for _, output in routing(half)} <= {torch.float32}
 
 
 class KilledError(Exception):

@@ -29,6 +29,12 @@ def test_unknown_names_are_refused_with_the_nearest():
         get_method("mixlora").make_settings({"expert": 4})
     with pytest.raises(ConfigError, match="experts_per_token must lie between 1 and experts"):
         get_method("mixlora").make_settings({"experts": 2, "experts_per_token": 3})
+    with pytest.raises(ConfigError, match="frozen; its own training is that of their weighting"):
+        get_method("x-lora")
+    with pytest.raises(ConfigError, match="shape must be one of inverted_triangle"):
+        get_method("mola").make_settings({"shape": "2-4-0"})
+    with pytest.raises(ConfigError, match=r"init_r must be above target_r \(8\)"):
+        get_method("adalora").make_settings({"init_r": 8})
     with pytest.raises(ConfigError, match=r"dropout must lie in \[0, 1\)"):
         get_method("lora").make_settings({"dropout": 1.0})
 
@@ -60,10 +66,16 @@ def test_closed_formula_equals_the_count(world, architecture, method):
         ("mixlora", {"r": 2}, 26_345_472),
         ("mixlora", {"r": 16}, 203_423_744),
         ("mixlora", {"r": 32}, 405_798_912),
+        ("mola", {"shape": "8-8-8-8"}, 169_017_344),
+        ("mola", {"shape": "square"}, 105_635_840),
+        ("mola", {"shape": "inverted_triangle"}, 105_635_840),
+        ("mola", {"shape": "triangle"}, 105_635_840),
+        ("mola", {"shape": "hourglass"}, 105_635_840),
+        ("mola", {"shape": "4-4-4-4"}, 84_508_672),
     ],
 )
 def test_published_counts_at_llama_2_7b(method, settings, expected):
-    """The counts behind the percentages that MixLoRA (arXiv 2404.15159) prints, from the true shapes."""
+    """The counts behind what MixLoRA (arXiv 2404.15159) and MoLA (2402.08562) print, from the true shapes."""
     from moelora.methods import AttachContext, Linear, ModelShapes
 
     linears = []
@@ -76,3 +88,17 @@ def test_published_counts_at_llama_2_7b(method, settings, expected):
     page = get_method(method)
     counts = page.parameters(shapes, page.make_settings(settings), AttachContext(shapes))
     assert counts.trainable == expected
+
+
+def test_mola_cuts_layers_into_groups_from_the_bottom():
+    from moelora.methods import Linear, ModelShapes
+    from moelora.methods.mola import Settings, allocated
+
+    def experts(layers, shape):
+        linears = tuple(Linear(f"layers.{i}.q", "q", "attention", i, 4, 4) for i in range(layers))
+        return list(allocated(ModelShapes(linears, "gated", 4), Settings(shape=shape)).values())
+
+    assert experts(8, "2-4-6-8") == [2, 2, 4, 4, 6, 6, 8, 8]
+    assert experts(6, "triangle") == [8, 8, 6, 4, 4, 2]
+    assert experts(2, "2-4-6-8") == [2, 6]
+    assert experts(3, "5") == [5, 5, 5]

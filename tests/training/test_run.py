@@ -7,6 +7,7 @@ import time
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from world import plan, task_document, write_plan
 
 from moelora.errors import AdapterError
@@ -175,7 +176,7 @@ def test_out_of_memory_halves_the_micro_batch(world, tmp_path, monkeypatch):
     assert never["status"] == "out_of_memory"
 
 
-@pytest.mark.parametrize("method", ["lora", "dense_moe_lora", "mixlora"])
+@pytest.mark.parametrize("method", ["lora", "adalora", "dense_moe_lora", "mixlora", "mixlora_switch"])
 def test_killed_and_resumed_equals_undisturbed(world, tmp_path, method):
     document = plan("encoder", [task_document("mood")], method, max_steps=60, checkpoint_every_steps=5)
     document["settings"]["dropout"] = 0.1  # random numbers must resume too
@@ -228,3 +229,19 @@ def test_an_output_folder_that_cannot_be_written_is_named(world, tmp_path, capsy
     assert main(arguments) == 2
     message = capsys.readouterr().err
     assert "cannot write" in message and "resolved.json" in message and "check that the folder exists" in message
+
+
+def test_adalora_prunes_to_its_budget_and_keeps_an_adapter_that_loads(world, tmp_path):
+    document = plan("encoder", [task_document("mood")], "adalora", max_steps=20)
+    document["settings"] |= {"init_r": 4, "target_r": 2, "interval": 1}
+    run, record = run_once(world, tmp_path, document)
+    stated = next(text for text in record["declarations"] if text.startswith("AdaLoRA kept"))
+    kept, whole = (int(word) for word in stated.split() if word.isdigit())
+    assert whole == 2 * kept
+    tensors = load_file(run.folder / "adapter" / "adapter_model.safetensors")
+    left = sum(int((t != 0).sum()) for name, t in tensors.items() if "lora_E" in name)
+    assert left == kept
+    (run.folder / "scores.json").unlink()
+    (run.folder / "record.json").unlink()
+    _, again = run_once(world, tmp_path, document)  # from the saved adapter
+    assert again["scores"] == record["scores"]

@@ -220,7 +220,7 @@ def test_wrong_targets_are_refused(kind, settings, message):
         ({"feed_forward_modules": None}, "feed_forward_modules is empty"),
         ({"feed_forward_layout": "gatd"}, "did you mean 'gated'"),
         ({"feed_forward_layout": "two_matrix"}, "needs them"),
-        ({"output_modules": ["output.dense"]}, "'gated' has none"),
+        ({"output_modules": ["output.dense"]}, "others have none"),
         ({"feed_forward_names": {"gat": "x"}}, "did you mean 'gate'"),
     ],
 )

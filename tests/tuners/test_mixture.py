@@ -96,7 +96,7 @@ def test_counts_per_module_and_their_round_trip(tmp_path):
         "model.layers.0.self_attn.q_proj",
         "model.layers.1.mlp.up_proj",
     }
-    assert layers["model.layers.0.mlp.down_proj"].experts_per_token["default"] == 1
+    assert layers["model.layers.0.mlp.down_proj"].router["default"].experts_per_token == 1
     batch = make_batch("llama")
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(make_base("llama"), tmp_path)

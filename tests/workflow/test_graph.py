@@ -18,7 +18,8 @@ def test_default_suite_is_tiny(checkout):
         "costs": 2,
         "data": 1,
         "report": 1,
-        "sensitivity": 12,
+        "sensitivity_tiny_decoder": 1,
+        "sensitivity_tiny_encoder": 1,
         "train": 22,
     }
 
@@ -30,7 +31,7 @@ def test_another_suite_inherits_nothing_from_the_default(checkout):
         "collect": 1,
         "costs": 1,
         "report": 1,
-        "sensitivity": 5,
+        "sensitivity_minilm": 1,
         "train": 110,
         "tune": 50,
     }

@@ -1,6 +1,7 @@
 # What rules need to know: the suite's expansion, and functions that look things up in it. Rule bodies hold no logic.
 import json
 import os
+import re
 import shlex
 import shutil
 from functools import lru_cache
@@ -108,11 +109,16 @@ def get_model_sources(wildcards):
     return list(get_source_paths(wildcards.model).values())
 
 
+def get_source_options(model):
+    """Return ``--data`` and ``--base`` of a command about one model."""
+    return " ".join(
+        f"--{kind} {path}" for kind, path in get_source_paths(model).items()
+    )
+
+
 def get_model_source_options(wildcards):
     """Return ``--data`` and ``--base`` of a rule about one model."""
-    return " ".join(
-        f"--{kind} {path}" for kind, path in get_source_paths(wildcards.model).items()
-    )
+    return get_source_options(wildcards.model)
 
 
 def get_job_source_options(wildcards):
@@ -157,17 +163,24 @@ def get_model_file(wildcards):
     return os.path.relpath(CONFIG_DIR.file("model", wildcards.model))
 
 
-def get_sensitivity_plan(wildcards):
-    """Return the plan whose model and task are scored for sensitivity."""
-    return get_suite_path(
-        EXPANSION.sensitivity_run(wildcards.model, wildcards.task).plan_path
-    )
+def get_sensitivity_plans(model):
+    """Return, task by task, the plans whose model and task are scored for sensitivity."""
+    tasks = EXPANSION.model_tasks(model)
+    return [
+        get_suite_path(EXPANSION.sensitivity_run(model, task).plan_path)
+        for task in tasks
+    ]
+
+
+def get_sensitivities(model):
+    """Return the sensitivities of a model to all tasks that it meets in the suite."""
+    tasks = EXPANSION.model_tasks(model)
+    return [get_suite_path(layout.sensitivity(model, task)) for task in tasks]
 
 
 def get_model_sensitivities(wildcards):
-    """Return the sensitivities of a model to all tasks that it meets in the suite."""
-    tasks = EXPANSION.model_tasks(wildcards.model)
-    return [get_suite_path(layout.sensitivity(wildcards.model, task)) for task in tasks]
+    """Return the sensitivities that an allocation on a model is made from."""
+    return get_sensitivities(wildcards.model)
 
 
 def get_variant_pattern(method):

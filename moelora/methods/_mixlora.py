@@ -1,0 +1,87 @@
+"""What the MixLoRA pages share: where a model's feed-forward blocks are, attaching, and the closed formula."""
+
+from typing import Any
+
+from moelora.methods._common import attach_config, check_rank, count_linears, lora_pair, names
+from moelora.methods._contract import AttachContext, Counts, ModelShapes
+
+ROLES = {"gated": ("gate", "up", "down"), "two_matrix": ("inner", "outer"), "two_matrix_block": ("inner", "outer")}
+
+
+def check_settings(settings: Any) -> None:
+    """Refuse impossible ranks and numbers of experts.
+
+    Raises:
+        ValueError: one of them is out of range.
+    """
+    check_rank(settings.r, settings.alpha, settings.dropout)
+    if settings.experts < 1:
+        raise ValueError(f"experts must be at least 1, found {settings.experts}")
+    if settings.expert_r is not None and settings.expert_r < 1:
+        raise ValueError(f"expert_r must be at least 1, found {settings.expert_r}")
+
+
+def blocks(shapes: ModelShapes) -> dict[str, Any]:
+    """Return the settings of `moelora.tuners.MixLoraConfig` that say where the feed-forward blocks are."""
+    layout = shapes.feed_forward_layout
+    by_layer: dict[int, list[str]] = {}
+    for linear in shapes.select("feed_forward"):
+        by_layer.setdefault(linear.layer, []).append(linear.name)
+    parts = [dict(zip(ROLES[layout], found, strict=True)) for found in by_layer.values()]
+    first = ROLES[layout][0]
+    where: dict[str, Any] = {
+        "feed_forward_layout": layout,
+        "feed_forward_modules": sorted(part[first].rpartition(".")[0] for part in parts),
+    }
+    inside = ROLES[layout]
+    if layout == "two_matrix":
+        # BERT keeps its feed-forward in two modules: "…intermediate" (linear and activation) and "…output.dense"
+        where["output_modules"] = sorted(part["outer"] for part in parts)
+        inside = ("inner",)
+    where["feed_forward_names"] = {role: parts[0][role].rpartition(".")[2] for role in inside}
+    return where
+
+
+def attach(model: Any, settings: Any, context: AttachContext, **more: Any) -> Any:
+    """Wrap every feed-forward block and attach plain LoRA to the attention linears."""
+    from moelora.tuners import MixLoraConfig
+
+    shapes = context.shapes
+    config = MixLoraConfig(
+        r=settings.r,
+        alpha=settings.alpha,
+        dropout=settings.dropout,
+        num_experts=settings.experts,
+        expert_r=settings.expert_r,
+        expert_alpha=settings.expert_alpha,
+        balance_coefficient=settings.balance_coefficient,
+        jitter_noise=settings.jitter_noise,
+        target_modules=names(shapes.select("attention")),
+        **blocks(shapes),
+        **more,
+    )
+    return attach_config(model, config, context)
+
+
+def parameters(shapes: ModelShapes, settings: Any, used: int, *, magnitude: bool = False) -> Counts:
+    """Return r·Σ_attention + E·r_e·Σ_feed-forward of (inputs + outputs) + L·E·D routers, plus the head.
+
+    Args:
+        shapes: the base model's shapes.
+        settings: of a MixLoRA page.
+        used: experts that serve one token at most.
+        magnitude: whether every LoRA has a trained magnitude of ``outputs`` numbers.
+    """
+    rank = settings.expert_r or settings.r
+    feed_forward = shapes.select("feed_forward")
+    attention, _ = count_linears(shapes.select("attention"), settings.r, magnitude=magnitude)
+    one_expert = sum(lora_pair(linear, rank) + (linear.outputs if magnitude else 0) for linear in feed_forward)
+    router = len(shapes.layers()) * settings.experts * shapes.hidden if settings.experts > 1 else 0
+    return Counts(
+        experts=attention + settings.experts * one_expert,
+        router=router,
+        attention=attention,
+        feed_forward=settings.experts * one_expert,
+        head=shapes.head_parameters,
+        active=attention + used * one_expert + router + shapes.head_parameters,
+    )
