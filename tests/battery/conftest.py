@@ -43,6 +43,6 @@ def one_thread():
 @pytest.fixture
 def subject(request) -> Subject:
     name, kind = request.param
-    title, kinds = request.function.battery
-    request.node.user_properties.append(("battery", [name, kind, title, list(kinds)]))
+    title, _ = request.function.battery
+    request.node.user_properties.append(("battery", [name, kind, title]))
     return Subject(name, kind)

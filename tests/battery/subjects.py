@@ -28,11 +28,15 @@ TRAINING = {
 }  # fmt: skip
 
 
+CHECKS: dict[str, list[str]] = {}  # every check of the files that were imported, and its base models
+
+
 def check(title: str, kinds: tuple[str, ...] = bases.KINDS):
     """Make a test function a check of the battery: what the matrix calls it, and on which base models it runs."""
 
     def mark(function):
         function.battery = (title, kinds)
+        CHECKS[title] = list(kinds)
         return function
 
     return mark

@@ -41,7 +41,7 @@ def starve(rank: int) -> None:
 def train_in_two(name: str) -> None:
     """Train for a few steps on unlike data and see that both processes hold the same parameters."""
     subject = Subject(name, KIND)
-    attached = subject.attach()
+    attached = subject.attach(dropout=0.0, jitter_noise=0.0)
     move(attached)  # with B = 0 a missing exchange would hardly show
     subject.train(attached, steps=3)
     mine = torch.cat([one.flatten() for one in values(attached.model).values()])
@@ -54,7 +54,7 @@ def train_in_two(name: str) -> None:
 def compare_with_one(name: str, single: dict) -> None:
     """See that the task loss has the gradient of one process: the balance loss is not linear in the batch."""
     subject = Subject(name, KIND)
-    attached = subject.attach()
+    attached = subject.attach(dropout=0.0, jitter_noise=0.0)
     move(attached)
     attached.model.train()
     accelerator = make_accelerator({"training": {"precision": "fp32"}})
@@ -68,7 +68,7 @@ def compare_with_one(name: str, single: dict) -> None:
 def gradient_of_one(name: str) -> dict:
     """Return the gradients of the whole batch in one process, without the training loop's distribution."""
     subject = Subject(name, KIND)
-    attached = subject.attach()
+    attached = subject.attach(dropout=0.0, jitter_noise=0.0)
     move(attached)
     attached.model.train()
     alone = SimpleNamespace(
