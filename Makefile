@@ -1,5 +1,6 @@
 # make run    a fresh clone becomes a report: environment in .venv, then the built-in suite
 # make test   the tests that need no network, no GPU and no download
+# make battery  every method through every check; writes the registry of proven methods and docs/methods
 PYTHON ?= python3
 VENV ?= .venv
 CORES ?= all
@@ -9,7 +10,7 @@ SLOW_WORKERS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.moelora-installed
 
-.PHONY: run test test-slow lint format environment clean
+.PHONY: run test test-slow battery docs lint format environment clean
 
 run: environment
 	$(BIN)/snakemake --cores $(CORES)
@@ -29,6 +30,14 @@ test: environment
 
 test-slow: environment
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(SLOW_WORKERS) -m slow
+
+# Every check of the battery on every method; what it showed becomes the registry, the matrix and the methods' pages.
+battery: environment
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests/battery --battery-matrix
+	$(BIN)/moelora docs
+
+docs: environment
+	$(BIN)/moelora docs
 
 lint: environment
 	$(BIN)/ruff check .

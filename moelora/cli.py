@@ -72,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
         _add_report,
         _add_publish,
         _add_new_method,
+        _add_docs,
     ):
         add(verbs)
     return parser
@@ -217,3 +218,11 @@ def _add_new_method(verbs) -> None:
     verb.add_argument("name", help="lower case, as in my_method")
     verb.add_argument("--rule", action="store_true", help="also create a workflow rule of its own")
     verb.add_argument("--root", type=Path, default=Path("."), metavar="DIR", help="the repository (default: here)")
+
+
+def _add_docs(verbs) -> None:
+    verb = _verb(verbs, "docs", "moelora.docs:run", "write the page of every method, and the battery's matrix")
+    verb.add_argument("--out", type=Path, default=Path("docs/methods"), metavar="DIR",
+                      help="folder of the pages (default: %(default)s)")  # fmt: skip
+    verb.add_argument("--config-dir", type=Path, default=Path("workflow/config"), metavar="DIR",
+                      help="folder with methods/ (default: %(default)s)")  # fmt: skip

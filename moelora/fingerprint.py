@@ -23,7 +23,7 @@ IGNORED = frozenset(
 )
 
 # Texts for readers among a method's arguments.
-WORDING = frozenset({"title", "reference", "merge_note", "start_note", "architecture_note"})
+WORDING = frozenset({"title", "reference", "merge_note", "start_note", "several_note", "architecture_note", "origin"})
 
 TRAINING = ("moelora.training.command", "moelora.evaluation.command")
 

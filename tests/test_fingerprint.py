@@ -58,12 +58,13 @@ def test_comment_docstring_and_layout_change_nothing(source):
 def test_wording_of_a_method_changes_nothing(source):
     before = fingerprints()
     edit(source / "methods" / "mixlora.py", 'title="MixLoRA"', 'title="MixLoRA (8 experts)"')
+    edit(source / "methods" / "mixlora.py", 'origin="paper and', 'origin="the paper and')
     assert changed(before) == set()
 
 
 def test_behavioural_edit_of_a_page_changes_that_method_only(source):
     before = fingerprints()
-    edit(source / "methods" / "mixlora.py", "experts: int = 8", "experts: int = 16")
+    edit(source / "methods" / "mixlora.py", "experts: int = setting(8,", "experts: int = setting(16,")
     assert changed(before) == {"mixlora"}
 
 
@@ -117,7 +118,7 @@ def test_matched_lora_depends_on_the_mixture_that_it_is_matched_to(source):
     mixture = Variant("mixlora", "mixlora", 1, {}, None)
     control = Variant("lora-match-mixlora", "lora", 1, {}, None, mixture)
     before = variant_fingerprint(control)
-    edit(source / "methods" / "mixlora.py", "experts: int = 8", "experts: int = 16")
+    edit(source / "methods" / "mixlora.py", "experts: int = setting(8,", "experts: int = setting(16,")
     module.clear_cache()
     assert variant_fingerprint(control) != before
 

@@ -10,6 +10,16 @@ from typing import Any
 from moelora.errors import ConfigError, nearest
 
 
+def setting(default: Any, origin: str) -> Any:
+    """Return a field of a page's ``Settings``: its default, and where that comes from, for the method's documentation.
+
+    Args:
+        default: a plain value that cannot be changed in place.
+        origin: paper, code or "ours", in a few words; editing it changes no number.
+    """
+    return dataclasses.field(default=default, metadata={"origin": origin})
+
+
 @dataclasses.dataclass(frozen=True)
 class Linear:
     """One linear module of the base model that a method may adapt.
@@ -89,6 +99,9 @@ class Abilities:
     mergeable: bool = True
     merge_note: str = ""
     quantised_base: bool = True
+    several_adapters: bool = True  # a second adapter of the method may stand beside the first
+    several_note: str = ""
+    feed_forward_layouts: tuple[str, ...] = ()  # those it fits; empty for all
     needs_allocation: bool = False
     balance_loss: bool = False
     routed: bool = False

@@ -56,7 +56,11 @@ def attach(model, settings, context):
         orth_reg_weight=settings.orthogonality,
         total_step=max(1, context.total_steps),  # the true number is set by the loop's first step
     )
-    return attach_config(model, config, context)
+    model = attach_config(model, config, context)
+    for name, parameter in model.named_parameters():
+        if ".ranknum." in name:  # a count; PEFT makes it trainable when it casts an adapter on a half-precision base
+            parameter.requires_grad_(False)
+    return model
 
 
 def parameters(shapes, settings, context) -> Counts:
@@ -122,7 +126,9 @@ METHOD = Method(
     name="adalora",
     title="AdaLoRA",
     settings=Settings,
-    abilities=Abilities(mergeable=True),
+    abilities=Abilities(
+        mergeable=True, several_adapters=False, several_note="PEFT trains one AdaLoRA adapter of a model only"
+    ),
     attach=attach,
     parameters=parameters,
     hooks=hooks,

@@ -10,7 +10,7 @@ Differs from: its notebooks, where the mixture replaces the attention output and
 import dataclasses
 
 from moelora.methods._common import attach_config, check_rank, names
-from moelora.methods._contract import Abilities, Counts, Method
+from moelora.methods._contract import Abilities, Counts, Method, setting
 from moelora.methods._mixture import mixture_counts
 
 
@@ -18,13 +18,13 @@ from moelora.methods._mixture import mixture_counts
 class Settings:
     """Experts, their rank, the balance loss, and where."""
 
-    experts: int = 4
-    r: int = 8
-    alpha: float = 16
-    dropout: float = 0.0
-    balance_loss: str = "cv_squared"
-    balance_coefficient: float = 0.01
-    modules: "str | list[str]" = "feed_forward"
+    experts: int = setting(4, origin="README; the notebooks have 8")
+    r: int = setting(8, origin="README; the notebooks have 4")
+    alpha: float = setting(16, origin="ours: twice the rank; no scaling is stated")
+    dropout: float = setting(0.0, origin="the notebooks have none")
+    balance_loss: str = setting("cv_squared", origin="ours: the Switch form is constant under dense routing")
+    balance_coefficient: float = setting(0.01, origin="ours; the notebooks write 0.05 and never add it to the loss")
+    modules: "str | list[str]" = setting("feed_forward", origin="README")
 
     def __post_init__(self):
         check_rank(self.r, self.alpha, self.dropout)

@@ -7,17 +7,17 @@ Differs from: the paper's text, which writes the norm over columns; its own code
 import dataclasses
 
 from moelora.methods._common import attach_config, check_rank, names, plain_counts
-from moelora.methods._contract import Abilities, Counts, Method
+from moelora.methods._contract import Abilities, Counts, Method, setting
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Rank, alpha, dropout and where."""
 
-    r: int = 8
-    alpha: float = 16
-    dropout: float = 0.0
-    modules: "str | list[str]" = "all"
+    r: int = setting(8, origin="ours, as for LoRA; the paper has 16 and 32")
+    alpha: float = setting(16, origin="α = 2r, table 8")
+    dropout: float = setting(0.0, origin="ours, as for LoRA; table 8 has 0.05")
+    modules: "str | list[str]" = setting("all", origin="ours, as for LoRA; table 8 has query, key, value, up and down")
 
     def __post_init__(self):
         check_rank(self.r, self.alpha, self.dropout)

@@ -7,7 +7,7 @@ Differs from: the paper's query-and-value targets; all linears by default, as la
 import dataclasses
 
 from moelora.methods._common import attach_config, check_rank, names, plain_counts
-from moelora.methods._contract import Abilities, Counts, Method
+from moelora.methods._contract import Abilities, Counts, Method, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,11 +18,11 @@ class Settings:
     ``scaling`` overrides α/r: such a control keeps the scaling of the mixture that it is matched to.
     """
 
-    r: "int | None" = 8
-    alpha: float = 16
-    dropout: float = 0.0
-    modules: "str | list[str]" = "all"
-    scaling: "float | None" = None
+    r: "int | None" = setting(8, origin="PEFT's default; the paper tries 1 to 64")
+    alpha: float = setting(16, origin="ours: twice the rank, as DoRA and MixLoRA set their LoRA")
+    dropout: float = setting(0.0, origin="PEFT's default")
+    modules: "str | list[str]" = setting("all", origin="ours, as later work does; the paper has query and value")
+    scaling: "float | None" = setting(None, origin="ours, for controls of equal parameters")
 
     def __post_init__(self):
         check_rank(self.r, self.alpha, self.dropout)

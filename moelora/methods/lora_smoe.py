@@ -9,7 +9,7 @@ Differs from: its public code, whose mixture layer is missing; a MoLA layer (a r
 import dataclasses
 
 from moelora.methods._common import attach_config, check_rank
-from moelora.methods._contract import Abilities, Counts, Method
+from moelora.methods._contract import Abilities, Counts, Method, setting
 from moelora.methods._mixture import mixture_counts
 
 
@@ -17,13 +17,13 @@ from moelora.methods._mixture import mixture_counts
 class Settings:
     """Rank, experts per token and the balance loss; experts per module come from the allocation."""
 
-    r: int = 8
-    alpha: float = 16
-    dropout: float = 0.0
-    experts_per_token: int = 2
-    balance_loss: str = "switch"
-    balance_coefficient: float = 1e-3
-    modules: "str | list[str]" = "all"
+    r: int = setting(8, origin="default of the public code; that of the published runs is unknown")
+    alpha: float = setting(16, origin="default of the public code")
+    dropout: float = setting(0.0, origin="ours, as for LoRA; the public code's default is 0.05")
+    experts_per_token: int = setting(2, origin="MoLA's, whose layer is used")
+    balance_loss: str = setting("switch", origin="MoLA's, whose layer is used")
+    balance_coefficient: float = setting(1e-3, origin="MoLA's, whose layer is used")
+    modules: "str | list[str]" = setting("all", origin="the seven types of the public notebook's results")
 
     def __post_init__(self):
         check_rank(self.r, self.alpha, self.dropout)

@@ -10,7 +10,7 @@ Differs from: equation 7 read literally (no renormalising); the loss covers answ
 import dataclasses
 
 from moelora.methods import _mixlora
-from moelora.methods._contract import Abilities, Counts, Method
+from moelora.methods._contract import Abilities, Counts, Method, setting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,15 +20,15 @@ class Settings:
     ``expert_r`` and ``expert_alpha`` are the experts' own where they differ from the attention LoRA's.
     """
 
-    experts: int = 8
-    experts_per_token: int = 2
-    r: int = 8
-    alpha: float = 16
-    dropout: float = 0.0
-    expert_r: "int | None" = None
-    expert_alpha: "float | None" = None
-    jitter_noise: float = 0.0
-    balance_coefficient: float = 1e-3
+    experts: int = setting(8, origin="paper and MoE-PEFT's templates")
+    experts_per_token: int = setting(2, origin="paper and MoE-PEFT's templates")
+    r: int = setting(8, origin="ours, as for LoRA; the templates have 16")
+    alpha: float = setting(16, origin="twice the rank, as in the templates")
+    dropout: float = setting(0.0, origin="ours, as for LoRA; the templates have 0.05")
+    expert_r: "int | None" = setting(None, origin="MoE-PEFT: experts inherit the rank")
+    expert_alpha: "float | None" = setting(None, origin="MoE-PEFT: experts inherit α")
+    jitter_noise: float = setting(0.0, origin="MoE-PEFT's default")
+    balance_coefficient: float = setting(1e-3, origin="MoE-PEFT's default and the paper's best; its text says 1e-2")
 
     def __post_init__(self):
         _mixlora.check_settings(self)

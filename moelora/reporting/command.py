@@ -11,7 +11,8 @@ import pandas as pd
 
 from moelora.errors import OutputError, RecordError
 from moelora.files import atomic_write_text, read_json
-from moelora.reporting import cells, figures, provenance, render, routing_tables, tables
+from moelora.methods._proven import REMEDY, read_proven, trouble
+from moelora.reporting import cells, figures, provenance, render, routing_tables, tables, words
 from moelora.reporting.collect import read_records
 from moelora.reporting.page import Content, page
 from moelora.reporting.runs import Suite
@@ -71,7 +72,8 @@ def write_report(
     suite = Suite.from_frame(frame, document)
     panels = cells.panels(suite)
     effects = cells.interference(panels)
-    headlines = [tables.headline(p) for p in panels]
+    unproven = unproven_methods(suite)
+    headlines = [tables.headline(p, unproven) for p in panels]
     others = {
         t.name: t
         for t in (
@@ -94,7 +96,7 @@ def write_report(
         headlines=headlines,
         tables=others,
         figures=drawn,
-        warnings=warnings(suite),
+        warnings=[*warnings(suite), *unproven_warnings(unproven)],
     )
     atomic_write_text(out / "tables" / "headline.md", render.markdown(headlines))
     atomic_write_text(out / "tables" / "headline.tex", render.latex(headlines))
@@ -122,6 +124,21 @@ def warnings(suite: Suite) -> list[str]:
                     f"its items give {score.value + score.disagreement:.4f} or {score.value - score.disagreement:.4f}"
                 )
     return found
+
+
+def unproven_methods(suite: Suite) -> dict[str, str]:
+    """Return why methods of the suite do not count as proven, by method; those that passed are left out."""
+    proven = read_proven()
+    found = {method: trouble(method, proven) for method in sorted({run_.method for run_ in suite.runs})}
+    return {method: why for method, why in found.items() if why}
+
+
+def unproven_warnings(unproven: Mapping[str, str]) -> list[str]:
+    """Return the sentence under which the page says what is unproven."""
+    if not unproven:
+        return []
+    named = {words.method_label(method): why for method, why in unproven.items()}
+    return [f"{tables.unproven_note(named)} Its numbers may not be those of the method: {REMEDY}."]
 
 
 def _make_folder(folder: Path) -> None:

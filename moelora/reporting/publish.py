@@ -13,6 +13,7 @@ import pandas as pd
 
 from moelora.errors import OutputError, RecordError
 from moelora.files import atomic_write_bytes, atomic_write_json
+from moelora.methods._proven import require_proven
 from moelora.records import validate_record
 from moelora.reporting.collect import read_records
 from moelora.reporting.readme import update_readme
@@ -42,14 +43,16 @@ def publish_records(frame: pd.DataFrame, to: Path) -> list[Path]:
 
     Raises:
         OutputError: The folder can't be written.
-        RecordError: There is no record, or one does not fit the schema.
+        RecordError: There is no record, one does not fit the schema, or one is of a method that never passed the
+            battery.
     """
     runs = frame.drop_duplicates("id")[["record", "agreement"]]
     if runs.empty:
         raise RecordError("found no record to publish, expected at least one; run the suite first")
+    records = [json.loads(text) for text in runs["record"]]
+    require_proven({record["method"] for record in records})
     written = []
-    for text, agreed in runs.itertuples(index=False):
-        record = json.loads(text)
+    for record, agreed in zip(records, runs["agreement"], strict=True):
         if isinstance(agreed, str):  # the choices it comes from stay behind
             record["agreement"] = json.loads(agreed)
         folder = to if to.name == record["suite"] else to / record["suite"]

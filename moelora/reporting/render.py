@@ -163,6 +163,7 @@ def _tex_row(row: Row) -> str:
 _TEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$", "×": r"$\times$", "†": r"$\dagger$",
+    "‡": r"$\ddagger$",
     "°": r"$^{\circ}$", "–": "--", "“": "``", "”": "''", "↳": r"$\hookrightarrow$", "→": r"$\to$", "<": r"$<$",
     ">": r"$>$", "…": r"\dots{}",
 }  # fmt: skip

@@ -18,6 +18,9 @@ LEGEND = (
     "°: within chance, that is, not to be told from a constant answer. –: not part of the suite."
 )
 
+UNPROVEN = "‡"
+"""Mark of a variant whose method has not passed the battery with its code as it is."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -66,8 +69,13 @@ class Table:
     name: str = field(default="", compare=False)
 
 
-def headline(panel: Panel) -> Table:
-    """Return a panel's main table: variants × (tasks × regimes), with parameters first."""
+def headline(panel: Panel, unproven: Mapping[str, str] | None = None) -> Table:
+    """Return a panel's main table: variants × (tasks × regimes), with parameters first.
+
+    Args:
+        panel: The cells.
+        unproven: Why a method does not count as proven, by method; its variants get a mark.
+    """
     suite = panel.suite
     groups = [("", 2)]
     columns = [("Variant", ""), ("Trainable", "parameters")]
@@ -79,9 +87,12 @@ def headline(panel: Panel) -> Table:
                 columns.append(("Average", "over tasks"))
             else:
                 columns.append((suite.task_title(column.task), words.metric_label(column.metric)))
-    rows = []
+    rows, marked = [], {}
     for variant in panel.variants:
-        entries = [Entry(panel.label(variant)), _parameters(panel, variant)]
+        why = (unproven or {}).get(suite.method(variant), "")
+        if why:
+            marked[words.method_label(suite.method(variant))] = why
+        entries = [Entry(panel.label(variant) + (UNPROVEN if why else ""), title=why), _parameters(panel, variant)]
         entries += [score_entry(panel.cells[variant, i]) for i in range(len(panel.columns))]
         rows.append(Row(entries, _kind(panel, variant)))
     return Table(
@@ -89,10 +100,18 @@ def headline(panel: Panel) -> Table:
         groups,
         columns,
         rows,
-        LEGEND,
+        " ".join([LEGEND, *([f"{UNPROVEN}: {unproven_note(marked)}"] if marked else [])]),
         any(c.synthetic for c in panel.columns),
         f"headline--{panel.name}",
     )
+
+
+def unproven_note(marked: Mapping[str, str]) -> str:
+    """Return why methods are marked, in a sentence: a reason after the methods that it holds for."""
+    reasons: dict[str, list[str]] = {}
+    for method, why in marked.items():
+        reasons.setdefault(why, []).append(method)
+    return "; ".join(f"{words.listing(methods)} {why}" for why, methods in reasons.items()) + "."
 
 
 def score_entry(cell: Cell) -> Entry:

@@ -101,3 +101,19 @@ def test_text_from_records_can_not_become_markup(tiny_suite, tmp_path):
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "<script>" not in text
     assert "&lt;script&gt;" in text
+
+
+def test_methods_that_did_not_pass_the_battery_are_marked(tiny_suite, tmp_path, monkeypatch):
+    from moelora.methods import _proven
+
+    proven = {name: {"fingerprint": _proven.method_fingerprint(name)} for name in ("lora", "dora", "base", "majority")}
+    proven["mixlora"] = {"fingerprint": "0" * 16}
+    monkeypatch.setattr(command, "read_proven", lambda: proven)
+    frame, costs, document, _root = tiny_suite
+    command.write_report(frame, costs, tmp_path, document)
+    table = (tmp_path / "tables" / "headline.md").read_text(encoding="utf-8")
+    assert "| MixLoRA‡ |" in table and "| LoRA |" in table and "| LoRA-SMoE‡ |" in table
+    assert "MixLoRA has changed since it passed the battery" in table
+    assert "LoRA-SMoE and Full fine-tuning have not" not in table
+    page = " ".join(read(tmp_path).text)
+    assert "LoRA-SMoE" in page and "has not passed the battery" in page and "make battery" in page

@@ -77,3 +77,13 @@ def test_the_equally_tuned_front_is_the_main_figure(tmp_path):
     for name in ("pareto--m--published", "pareto--m--tuned", "curves--m--tuned"):
         (tmp_path / "figures" / f"{name}.svg").write_text(json.dumps(name))
     assert publish.main_figure(tmp_path).stem == "pareto--m--tuned"
+
+
+def test_records_of_a_method_that_never_passed_the_battery_are_refused(glue_suite, tmp_path, monkeypatch):
+    from moelora.methods import _proven
+
+    known = {name: found for name, found in _proven.read_proven().items() if name != "mixlora"}
+    monkeypatch.setattr(_proven, "read_proven", lambda: known)
+    with pytest.raises(RecordError, match="records of mixlora, which never passed the battery"):
+        publish.publish_records(glue_suite[0], tmp_path)
+    assert not list(tmp_path.iterdir()), "nothing is published of a suite that is refused"

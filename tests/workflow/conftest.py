@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-PARTS = ("Snakefile", "moelora", "workflow", "profiles", "docs", "pyproject.toml")
+PARTS = ("Snakefile", "moelora", "workflow", "profiles", "docs", "tests/battery", "pyproject.toml")
 
 
 class Checkout:

@@ -34,7 +34,9 @@ def test_document_leads_to_a_row_in_the_table(checkout):
             assert path.is_file(), f"{file} was not created by the command"
             path.write_text(content, encoding="utf-8")
     assert "lora_fa" in printed[1]  # moelora plan
-    assert re.search(r"^\| LoRA.FA \|.*\|$", printed[-1], re.MULTILINE | re.IGNORECASE)
+    # The row carries the mark of a method that is not proven: the battery ran later and entered nothing.
+    assert re.search(r"^\| LoRA.FA‡ \|.*\|$", printed[-2], re.MULTILINE | re.IGNORECASE)
+    assert re.search(r"\b\d\d passed, \d+ skipped, \d+ deselected", printed[-1])
     # Nothing central was edited.
     changed = {path for path, content in central.items() if path.read_bytes() != content}
     assert not {path for path in changed if path.suffix in (".py", ".smk", ".yaml", ".md") or path.name == "Snakefile"}

@@ -12,6 +12,7 @@ from snakemake.exceptions import WorkflowError
 from moelora.config import load_yaml
 from moelora.errors import MoeloraError
 from moelora.fingerprint import fingerprint, method_fingerprint, variant_fingerprint
+from moelora.methods._proven import read_proven, trouble
 from moelora.plans import expand, layout
 
 # The interpreter that runs Snakemake runs the commands too: no environment needs to be activated.
@@ -157,6 +158,12 @@ def get_job_fingerprint(wildcards):
 def get_command_fingerprint(*modules):
     """Return the fingerprint of a command that does not depend on a method."""
     return fingerprint(modules)
+
+
+def get_unproven():
+    """Return what the report says of methods that have not passed the battery: it changes when the battery has run."""
+    proven = read_proven()
+    return [f"{method}: {trouble(method, proven)}" for method in EXPANSION.methods]
 
 
 def get_model_file(wildcards):

@@ -25,6 +25,7 @@ rule report:
     params:
         title=SUITE["title"],
         fingerprint=get_command_fingerprint("moelora.reporting.command"),
+        unproven=get_unproven(),
     shell:
         "python -m moelora report --records {input.records} --costs {input.costs} --suite {input.suite} "
         "--title {params.title:q} --out $(dirname {output.page:q}) > {log} 2>&1"
