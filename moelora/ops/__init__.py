@@ -4,6 +4,7 @@ Beside each fast function stands a slow, obvious one with the suffix ``_referenc
 two equal in float64, forward and every gradient.
 """
 
+from moelora.ops.activations import Elementwise, elementwise
 from moelora.ops.feed_forward import (
     Assignment,
     LowRank,
@@ -13,16 +14,38 @@ from moelora.ops.feed_forward import (
     two_matrix_experts_reference,
 )
 from moelora.ops.grouping import TokenGroups
-from moelora.ops.mixture import gated_wide_lora, gated_wide_lora_reference, wide_lora_delta
+from moelora.ops.lora import lora_linear, lora_linear_reference
+from moelora.ops.mixlora import Frozen, Settings, mix_experts, mixlora_gated, mixlora_two_matrix
+from moelora.ops.mixture import gated_wide_lora, gated_wide_lora_linear, gated_wide_lora_reference, wide_lora_delta
+from moelora.ops.sensitivity import (
+    input_gram,
+    prefers_grams,
+    squared_gradient_norm,
+    squared_gradient_norm_reference,
+)
 
 __all__ = [
     "Assignment",
+    "Elementwise",
+    "Frozen",
     "LowRank",
+    "Settings",
     "TokenGroups",
+    "elementwise",
     "gated_experts",
     "gated_experts_reference",
     "gated_wide_lora",
+    "gated_wide_lora_linear",
     "gated_wide_lora_reference",
+    "input_gram",
+    "lora_linear",
+    "lora_linear_reference",
+    "mix_experts",
+    "mixlora_gated",
+    "mixlora_two_matrix",
+    "prefers_grams",
+    "squared_gradient_norm",
+    "squared_gradient_norm_reference",
     "two_matrix_experts",
     "two_matrix_experts_reference",
     "wide_lora_delta",
