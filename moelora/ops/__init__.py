@@ -5,6 +5,8 @@ two equal in float64, forward and every gradient.
 """
 
 from moelora.ops.activations import Elementwise, elementwise
+from moelora.ops.dora import dora_linear, dora_linear_reference
+from moelora.ops.dora_norm import DoraNorm
 from moelora.ops.feed_forward import (
     Assignment,
     LowRank,
@@ -15,6 +17,7 @@ from moelora.ops.feed_forward import (
 )
 from moelora.ops.grouping import TokenGroups
 from moelora.ops.lora import lora_linear, lora_linear_reference
+from moelora.ops.mixdora import mixdora_gated, mixdora_reference, mixdora_two_matrix
 from moelora.ops.mixlora import Frozen, Settings, mix_experts, mixlora_gated, mixlora_two_matrix
 from moelora.ops.mixture import gated_wide_lora, gated_wide_lora_linear, gated_wide_lora_reference, wide_lora_delta
 from moelora.ops.sensitivity import (
@@ -26,11 +29,14 @@ from moelora.ops.sensitivity import (
 
 __all__ = [
     "Assignment",
+    "DoraNorm",
     "Elementwise",
     "Frozen",
     "LowRank",
     "Settings",
     "TokenGroups",
+    "dora_linear",
+    "dora_linear_reference",
     "elementwise",
     "gated_experts",
     "gated_experts_reference",
@@ -41,6 +47,9 @@ __all__ = [
     "lora_linear",
     "lora_linear_reference",
     "mix_experts",
+    "mixdora_gated",
+    "mixdora_reference",
+    "mixdora_two_matrix",
     "mixlora_gated",
     "mixlora_two_matrix",
     "prefers_grams",

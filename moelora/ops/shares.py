@@ -27,11 +27,21 @@ class Share:
         weights: Router weights of the rows, (N, 1).
         pairs: Place of each row among the flattened (T, K) choices.
         expert: The expert of all rows; None in a masked share.
+        rank: R.
     """
 
-    def __init__(self, rows, columns, mask, weights, pairs, expert):
+    def __init__(
+        self,
+        rows: Tensor | None,
+        columns: slice,
+        mask: Tensor | None,
+        weights: Tensor,
+        pairs: Tensor,
+        expert: int | None,
+        rank: int,
+    ):
         self.rows, self.columns, self.mask = rows, columns, mask
-        self.weights, self.pairs, self.expert = weights, pairs, expert
+        self.weights, self.pairs, self.expert, self.rank = weights, pairs, expert, rank
 
     def take(self, matrix: Tensor) -> Tensor:
         """Return the rows of (T, F); without ``rows`` the matrix itself, which must not be written to."""
@@ -60,6 +70,24 @@ class Share:
             return low * self.mask.to(low.dtype)
         return low[self.columns].index_select(1, self.rows)
 
+    def pick(self, by_expert: Tensor) -> Tensor:
+        """Return what belongs to the rows' experts out of (E, F): one row for all, (1, F), or one each, (N, F)."""
+        if self.rows is None:
+            return self.one_hot.to(by_expert.dtype).T @ by_expert
+        return by_expert[self.expert : self.expert + 1]
+
+    def sum_product(self, by_expert: Tensor, left: Tensor, right: Tensor) -> None:
+        """Add the sum over each expert's rows of left * right, both (N, F), to (E, F)."""
+        if self.rows is None:
+            by_expert.addmm_(self.one_hot.to(by_expert.dtype), (left * right).to(by_expert.dtype))
+        else:
+            by_expert[self.expert] += torch.linalg.vecdot(left, right, dim=0)
+
+    @property
+    def one_hot(self) -> Tensor:
+        """1 where a masked share's row has the expert, (E, T)."""
+        return self.mask[:: self.rank]
+
     def put_low(self, low: Tensor, values: Tensor) -> None:
         """Put (R, N) where `take_low` took it from, in a tensor that is zero there."""
         if self.rows is None:
@@ -68,7 +96,14 @@ class Share:
             low[self.columns].index_copy_(1, self.rows, values)
 
 
-def make_shares(chosen: Tensor, weights: Tensor, experts: int, rank: int, grouped: bool | None = None) -> list[Share]:
+def make_shares(
+    chosen: Tensor,
+    weights: Tensor,
+    experts: int,
+    rank: int,
+    grouped: bool | None = None,
+    rows_at_once: int = ROWS_AT_ONCE,
+) -> list[Share]:
     """Cut the (token, slot) pairs into shares.
 
     Args:
@@ -77,14 +112,17 @@ def make_shares(chosen: Tensor, weights: Tensor, experts: int, rank: int, groupe
         experts: E.
         rank: R.
         grouped: Which form; None is grouped on a CPU and masked elsewhere.
+        rows_at_once: Rows of a grouped share at most.
     """
     if grouped is None:
         grouped = chosen.device.type == "cpu"
     weights = weights.masked_fill(chosen < 0, 0)
-    return _grouped(chosen, weights, experts, rank) if grouped else _masked(chosen, weights, experts, rank)
+    return (
+        _grouped(chosen, weights, experts, rank, rows_at_once) if grouped else _masked(chosen, weights, experts, rank)
+    )
 
 
-def _grouped(chosen: Tensor, weights: Tensor, experts: int, rank: int) -> list[Share]:
+def _grouped(chosen: Tensor, weights: Tensor, experts: int, rank: int, rows_at_once: int) -> list[Share]:
     flat = chosen.reshape(-1)
     order = torch.argsort(flat, stable=True)
     tokens = order // chosen.shape[1]
@@ -93,9 +131,9 @@ def _grouped(chosen: Tensor, weights: Tensor, experts: int, rank: int) -> list[S
     shares, start = [], unused
     for expert, count in enumerate(counts):
         columns = slice(expert * rank, (expert + 1) * rank)
-        for first in range(start, start + count, ROWS_AT_ONCE):
-            part = slice(first, min(first + ROWS_AT_ONCE, start + count))
-            shares.append(Share(tokens[part], columns, None, sorted_weights[part], order[part], expert))
+        for first in range(start, start + count, rows_at_once):
+            part = slice(first, min(first + rows_at_once, start + count))
+            shares.append(Share(tokens[part], columns, None, sorted_weights[part], order[part], expert, rank))
         start += count
     return shares
 
@@ -106,7 +144,7 @@ def _masked(chosen: Tensor, weights: Tensor, experts: int, rank: int) -> list[Sh
     shares = []
     for slot in range(chosen.shape[1]):
         mask = (chosen[:, slot] == names[:, None]).to(weights.dtype).repeat_interleave(rank, dim=0)
-        shares.append(Share(None, slice(None), mask, weights[:, slot : slot + 1], pairs[:, slot], None))
+        shares.append(Share(None, slice(None), mask, weights[:, slot : slot + 1], pairs[:, slot], None, rank))
     return shares
 
 

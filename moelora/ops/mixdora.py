@@ -1,0 +1,325 @@
+"""MixDoRA's feed-forward blocks: MixLoRA in which every LoRA is a DoRA.
+
+Expert e of a gated block is ``W2_e (act(W1_e x + b1) * (W3_e x + b3)) + b2`` with the rows of
+``W_e = (m_e / n_e) ∘ (W + s B_e A_e)`` rescaled to the expert's magnitudes, n_e being the detached row norms.
+
+The frozen gate and up products are still shared by a token's experts, since the rescaling comes after them. The down
+projection is not: Σ_k g_k c_k ∘ (W2 h_k) with a row scale c_k per expert needs one frozen product a (token, expert),
+forward and backward, whatever the order of the sums. So per token the frozen products are 1 gate + 1 up + K down
+instead of 1 + 1 + 1: with K = 2 a gated block costs 4/3 of MixLoRA's frozen part, a two-matrix block 3/2. The
+products A Wᵀ of the norms ride along with the first products (E * R more rows than T); for the down projection they
+are a product of their own over E * R rows.
+
+Notation: T tokens (any leading axes), N rows of a share, D width, F feed-forward width, R rank, E experts, K slots.
+Source: MixLoRA, arXiv 2404.15159, and DoRA, arXiv 2402.09353; the forms are ours.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from moelora.ops.activations import Activation, Elementwise, elementwise
+from moelora.ops.dora import dora_linear
+from moelora.ops.dora_norm import DoraNorm, project_with
+from moelora.ops.feed_forward import Assignment, LowRank
+from moelora.ops.low_rank import add_product
+from moelora.ops.mixlora import Frozen, Settings
+from moelora.ops.precision import as_rows, cast_operands, without_autocast
+from moelora.ops.shares import Share, make_shares
+
+# Each share multiplies with the frozen down projection, which pays for itself only over many rows.
+ROWS_AT_ONCE = 1024
+
+
+def mixdora_gated(
+    x: Tensor,
+    gate: Frozen,
+    up: Frozen,
+    down: Frozen,
+    factors: tuple[LowRank, LowRank, LowRank],
+    magnitudes: tuple[Tensor, Tensor, Tensor],
+    assignment: Assignment,
+    settings: Settings,
+    norms: tuple[DoraNorm, DoraNorm, DoraNorm] | None = None,
+) -> Tensor:
+    """Compute a gated block of MixDoRA.
+
+    With dropout it goes expert by expert through `dora_linear`, where each LoRA drops its own input and the frozen
+    products run twice, as PEFT's semantics need: exact and slower. ``settings.chunk`` is not used.
+
+    Args:
+        x: Tokens, (..., D).
+        gate: Frozen gate projection, with its dense weight (of a quantised layer the dequantised one).
+        up: Frozen up projection.
+        down: Frozen down projection.
+        factors: The experts' factors on gate, up and down.
+        magnitudes: The experts' magnitudes on the three: (E, F), (E, F), (E, D).
+        assignment: Experts of each token and their weights; -1 with weight 0 for unused slots.
+        settings: Activation, scaling, dropout.
+        norms: Keep the squared row norms of the frozen weights between passes.
+
+    Returns:
+        (..., D).
+    """
+    return _block(x, (gate, up, down), factors, magnitudes, assignment, settings, norms)
+
+
+def mixdora_two_matrix(
+    x: Tensor,
+    inner: Frozen,
+    outer: Frozen,
+    factors: tuple[LowRank, LowRank],
+    magnitudes: tuple[Tensor, Tensor],
+    assignment: Assignment,
+    settings: Settings,
+    norms: tuple[DoraNorm, DoraNorm] | None = None,
+) -> Tensor:
+    """Compute a two-matrix block (BERT) of MixDoRA; arguments as in `mixdora_gated`."""
+    return _block(x, (inner, outer), factors, magnitudes, assignment, settings, norms)
+
+
+def mixdora_reference(
+    x: Tensor,
+    frozen: tuple[Frozen, ...],
+    factors: tuple[LowRank, ...],
+    magnitudes: tuple[Tensor, ...],
+    weights: Tensor,
+    activation: Activation,
+    scaling: float,
+) -> Tensor:
+    """Compute a whole block (three frozen layers: gated; two: two-matrix) from full expert weights, one at a time.
+
+    Args:
+        x: Tokens, (T, D).
+        frozen: Dense frozen layers in order.
+        factors: The experts' factors on each.
+        magnitudes: The experts' magnitudes on each.
+        weights: Router weights in dense form, (T, E).
+        activation: Elementwise function.
+        scaling: s.
+    """
+    output = torch.zeros_like(x)
+    experts = weights.shape[-1]
+    for expert in range(experts):
+        layers = []
+        for layer, pair, magnitude in zip(frozen, factors, magnitudes, strict=True):
+            rows = slice(expert * len(pair.a) // experts, (expert + 1) * len(pair.a) // experts)
+            adapted = layer.weight + scaling * pair.b[:, rows] @ pair.a[rows]
+            adapted = (magnitude[expert] / adapted.detach().norm(dim=1))[:, None] * adapted
+            layers.append(Frozen(adapted, layer.bias))
+        hidden = activation(layers[0](x))
+        if len(layers) == 3:
+            hidden = hidden * layers[1](x)
+        output = output + weights[:, expert : expert + 1] * layers[-1](hidden)
+    return output
+
+
+def _block(
+    x: Tensor,
+    frozen: tuple[Frozen, ...],
+    factors: tuple[LowRank, ...],
+    magnitudes: tuple[Tensor, ...],
+    assignment: Assignment,
+    settings: Settings,
+    norms: tuple[DoraNorm, ...] | None,
+) -> Tensor:
+    norms = norms or tuple(DoraNorm() for _ in frozen)
+    if settings.dropout:
+        output = _expert_by_expert(as_rows(x), frozen, factors, magnitudes, assignment, settings, norms)
+        return output.view(*x.shape[:-1], -1)
+    rows, *flat = cast_operands(as_rows(x), *(matrix for pair in factors for matrix in pair))
+    constants = [tensor for one in frozen for tensor in (one.weight, one.bias)]
+    with without_autocast(rows):
+        output = _Block.apply(
+            elementwise(settings.activation), settings, assignment.experts, norms, rows, assignment.chosen,
+            assignment.weights, *constants, *flat, *magnitudes,
+        )  # fmt: skip
+    return output.view(*x.shape[:-1], -1)
+
+
+def _expert_by_expert(
+    rows: Tensor,
+    frozen: tuple[Frozen, ...],
+    factors: tuple[LowRank, ...],
+    magnitudes: tuple[Tensor, ...],
+    assignment: Assignment,
+    settings: Settings,
+    norms: tuple[DoraNorm, ...],
+) -> Tensor:
+    """Compute a block with dropout through autograd, each expert's layers on the rows of its tokens."""
+    output = 0.0
+    for expert in range(assignment.experts):
+        tokens, slots = (assignment.chosen == expert).nonzero(as_tuple=True)
+
+        def apply(place: int, values: Tensor, expert: int = expert) -> Tensor:
+            layer, pair = frozen[place], factors[place]
+            rank = len(pair.a) // assignment.experts
+            part = slice(expert * rank, (expert + 1) * rank)
+            return dora_linear(
+                values, layer.weight, layer.bias, pair.a[part], pair.b[:, part], magnitudes[place][expert],
+                settings.scaling, norms[place], settings.dropout,
+            )  # fmt: skip
+
+        own = rows.index_select(0, tokens)
+        hidden = settings.activation(apply(0, own))
+        if len(frozen) == 3:
+            hidden = hidden * apply(1, own)
+        result = apply(len(frozen) - 1, hidden)
+        weighted = result * assignment.weights[tokens, slots].unsqueeze(-1).to(result.dtype)
+        output = output + torch.zeros(len(rows), result.shape[1], dtype=result.dtype, device=result.device).index_add(
+            0, tokens, weighted
+        )
+    return output
+
+
+class _Layer(NamedTuple):
+    """One frozen layer with its experts: m / n in ``scale`` and n in ``norms``, both (E, O)."""
+
+    weight: Tensor
+    bias: Tensor | None
+    a: Tensor
+    b: Tensor
+    scale: Tensor
+    norms: Tensor
+
+    def finish(self, unscaled: Tensor, share: Share) -> Tensor:
+        """Return unscaled rows (N, O) rescaled for their experts, plus the bias."""
+        scale = share.pick(self.scale)
+        return unscaled * scale if self.bias is None else torch.addcmul(self.bias.to(unscaled.dtype), unscaled, scale)
+
+
+def _inner(
+    firsts: list[Tensor], lows: list[Tensor], layers: list[_Layer], share: Share
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the unscaled first projections of a share's rows and what they become, each (N, F)."""
+    unscaled = [
+        share.take_plus(first, share.take_low(low), layer.b.T[share.columns])
+        for first, low, layer in zip(firsts, lows, layers[:-1], strict=True)
+    ]
+    return unscaled, [layer.finish(one, share) for one, layer in zip(unscaled, layers[:-1], strict=True)]
+
+
+class _Block(torch.autograd.Function):
+    """See `mixdora_gated`. Kept: x, frozen first projections, rank-R products, unscaled outputs (T * K, D)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        activation: Elementwise,
+        settings: Settings,
+        experts: int,
+        norms: tuple[DoraNorm, ...],
+        x: Tensor,
+        chosen: Tensor,
+        weights: Tensor,
+        *tensors: Tensor | None,
+    ) -> Tensor:
+        count = len(norms)
+        constants, factors, magnitudes = tensors[: 2 * count], tensors[2 * count : 4 * count], tensors[4 * count :]
+        firsts, lows, layers = [], [], []
+        for place in range(count):
+            weight, bias, a, b = *constants[2 * place : 2 * place + 2], *factors[2 * place : 2 * place + 2]
+            if place < count - 1:
+                first, cross = project_with([x], a, weight)
+                firsts.append(first)
+                lows.append((a @ x.to(a.dtype).T).mul_(settings.scaling))
+            else:
+                cross = a @ weight.to(a.dtype).T
+            norm = norms[place].norms(weight, cross, a, b, settings.scaling, experts)
+            scale = (magnitudes[place].to(norm.dtype) / norm).to(x.dtype)
+            layers.append(_Layer(weight, bias, a, b, scale, norm))
+        shares = _shares(chosen, weights, layers, settings)
+        last = layers[-1]
+        output = x.new_zeros(len(x), last.weight.shape[0])
+        last_lows, unscaled_rows = [], []
+        for share in shares:
+            _, (gate, *up) = _inner(firsts, lows, layers, share)
+            hidden = activation.forward(gate)
+            hidden = hidden.mul_(up[0]) if up else hidden
+            low = (last.a[share.columns] @ hidden.to(last.a.dtype).T).mul_(settings.scaling)
+            low = low if share.mask is None else low.mul_(share.mask.to(low.dtype))
+            unscaled = hidden.to(x.dtype) @ last.weight.to(x.dtype).T
+            unscaled = add_product(unscaled, low.T, last.b.T[share.columns])
+            share.put(output, last.finish(unscaled, share).mul_(share.weights.to(x.dtype)))
+            last_lows.append(low)
+            unscaled_rows.append(unscaled)
+        scales = [part for layer in layers for part in (layer.scale, layer.norms)]
+        ctx.save_for_backward(
+            x, chosen, weights, *tensors[: 4 * count], *scales,
+            *firsts, *lows, *last_lows, *unscaled_rows,
+        )  # fmt: skip
+        ctx.count, ctx.activation, ctx.settings, ctx.experts = count, activation, settings, experts
+        ctx.magnitude_dtypes = [one.dtype for one in magnitudes]
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor):
+        x, chosen, weights, *saved = ctx.saved_tensors
+        count, settings = ctx.count, ctx.settings
+        constants, factors, scales = saved[: 2 * count], saved[2 * count : 4 * count], saved[4 * count : 6 * count]
+        layers = [
+            _Layer(*constants[2 * p : 2 * p + 2], *factors[2 * p : 2 * p + 2], *scales[2 * p : 2 * p + 2])
+            for p in range(count)
+        ]
+        saved = saved[6 * count :]
+        firsts, lows, saved = saved[: count - 1], saved[count - 1 : 2 * count - 2], saved[2 * count - 2 :]
+        last_lows, unscaled_rows = saved[: len(saved) // 2], saved[len(saved) // 2 :]
+        last = layers[-1]
+        with without_autocast(x):
+            dy = dy.contiguous()
+            shares = _shares(chosen, weights, layers, settings)
+            d_a = [torch.zeros_like(layer.a) for layer in layers]
+            d_b = [torch.zeros_like(layer.b.T, memory_format=torch.contiguous_format) for layer in layers]
+            d_scales = [torch.zeros_like(layer.scale) for layer in layers]
+            d_firsts = [torch.zeros_like(one) for one in firsts]
+            d_lows = [torch.zeros_like(one) for one in lows]
+            d_weights = weights.new_zeros(weights.numel())
+            for share, low, unscaled in zip(shares, last_lows, unscaled_rows, strict=True):
+                columns = share.columns
+                plain, (gate, *up) = _inner(firsts, lows, layers, share)
+                activated = ctx.activation.forward(gate)
+                hidden = activated * up[0] if up else activated
+                own = share.take(dy)
+                d_weight = torch.linalg.vecdot(own, last.finish(unscaled, share))
+                d_weights.index_copy_(0, share.pairs, d_weight.to(d_weights.dtype))
+                d_rows = own * share.weights.to(own.dtype)
+                share.sum_product(d_scales[-1], d_rows, unscaled)
+                d_rows = d_rows.mul_(share.pick(last.scale))
+                low_rows = d_rows.to(last.b.dtype)
+                d_b[-1][columns].addmm_(low, low_rows)
+                d_low = (last.b.T[columns] @ low_rows.T).mul_(settings.scaling)
+                d_low = d_low if share.mask is None else d_low.mul_(share.mask.to(d_low.dtype))
+                d_a[-1][columns].addmm_(d_low, hidden.to(d_low.dtype))
+                d_hidden = d_rows @ last.weight.to(d_rows.dtype)
+                d_hidden = add_product(d_hidden, d_low.T, last.a[columns]).to(hidden.dtype)
+                if up:
+                    d_inner = [ctx.activation.backward(d_hidden * up[0], gate), d_hidden.mul_(activated)]
+                else:
+                    d_inner = [ctx.activation.backward(d_hidden, gate)]
+                for place, d in enumerate(d_inner):
+                    layer = layers[place]
+                    share.sum_product(d_scales[place], d, plain[place])
+                    d = d * share.pick(layer.scale)
+                    share.put(d_firsts[place], d)
+                    d = d.to(layer.b.dtype)
+                    d_b[place][columns].addmm_(share.take_low(lows[place]), d)
+                    share.put_low(d_lows[place], layer.b.T[columns] @ d.T)
+            d_x = torch.zeros_like(x)
+            for layer, d_first, d_low, own_a in zip(layers[:-1], d_firsts, d_lows, d_a[:-1], strict=True):
+                d_low.mul_(settings.scaling)
+                own_a.addmm_(d_low, x.to(d_low.dtype))
+                add_product(d_x.addmm_(d_first, layer.weight.to(d_first.dtype)), d_low.T, layer.a)
+            d_weights = d_weights.view(weights.shape).masked_fill_(chosen < 0, 0)
+        d_magnitudes = [
+            (d / layer.norms).to(dtype) for d, layer, dtype in zip(d_scales, layers, ctx.magnitude_dtypes, strict=True)
+        ]
+        d_factors = [one for a, b in zip(d_a, d_b, strict=True) for one in (a, b.T)]
+        return None, None, None, None, d_x, None, d_weights, *[None] * (2 * count), *d_factors, *d_magnitudes
+
+
+def _shares(chosen: Tensor, weights: Tensor, layers: list[_Layer], settings: Settings) -> list[Share]:
+    experts = layers[0].scale.shape[0]
+    return make_shares(chosen, weights, experts, len(layers[0].a) // experts, settings.grouped, ROWS_AT_ONCE)
