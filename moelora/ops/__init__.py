@@ -18,7 +18,7 @@ from moelora.ops.feed_forward import (
 from moelora.ops.grouping import TokenGroups
 from moelora.ops.lora import lora_linear, lora_linear_reference
 from moelora.ops.mixdora import mixdora_gated, mixdora_reference, mixdora_two_matrix
-from moelora.ops.mixlora import Frozen, Settings, mix_experts, mixlora_gated, mixlora_two_matrix
+from moelora.ops.mixlora import Frozen, Settings, mix_experts, mixlora_gated, mixlora_reference, mixlora_two_matrix
 from moelora.ops.mixture import gated_wide_lora, gated_wide_lora_linear, gated_wide_lora_reference, wide_lora_delta
 from moelora.ops.sensitivity import (
     input_gram,
@@ -51,6 +51,7 @@ __all__ = [
     "mixdora_reference",
     "mixdora_two_matrix",
     "mixlora_gated",
+    "mixlora_reference",
     "mixlora_two_matrix",
     "prefers_grams",
     "squared_gradient_norm",

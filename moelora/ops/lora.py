@@ -149,7 +149,7 @@ def _weigh(products: Tensor, weights: Tensor | None, b: Tensor, scaling: float) 
     if weights is None:
         return products, scaling
     # The scaling goes on the weights: the smallest tensor it can be multiplied into.
-    by_expert = weights.T * scaling
+    by_expert = weights.T.contiguous() * scaling
     return widen(by_expert, products, b.shape[1] // by_expert.shape[0]).to(b.dtype), 1.0
 
 
@@ -159,7 +159,7 @@ def _unweigh(
     """Return the adjoint of `_weigh`: gradient of the products, a factor still to be multiplied in, d weights."""
     if weights is None:
         return gradient, scaling, None
-    by_expert = weights.T * scaling
+    by_expert = weights.T.contiguous() * scaling
     experts = by_expert.shape[0]
     grouped = gradient.view(experts, -1, gradient.shape[-1])
     d_weights = None

@@ -29,7 +29,7 @@ from moelora.ops.mixlora import Frozen, Settings
 from moelora.ops.precision import as_rows, cast_operands, without_autocast
 from moelora.ops.shares import Share, make_shares
 
-# Each share multiplies with the frozen down projection, which pays for itself only over many rows.
+# Shares go through the frozen down projection together: over few rows such a product is slow.
 ROWS_AT_ONCE = 1024
 
 
@@ -234,17 +234,20 @@ class _Block(torch.autograd.Function):
         last = layers[-1]
         output = x.new_zeros(len(x), last.weight.shape[0])
         last_lows, unscaled_rows = [], []
-        for share in shares:
-            _, (gate, *up) = _inner(firsts, lows, layers, share)
-            hidden = activation.forward(gate)
-            hidden = hidden.mul_(up[0]) if up else hidden
-            low = (last.a[share.columns] @ hidden.to(last.a.dtype).T).mul_(settings.scaling)
-            low = low if share.mask is None else low.mul_(share.mask.to(low.dtype))
-            unscaled = hidden.to(x.dtype) @ last.weight.to(x.dtype).T
-            unscaled = add_product(unscaled, low.T, last.b.T[share.columns])
-            share.put(output, last.finish(unscaled, share).mul_(share.weights.to(x.dtype)))
-            last_lows.append(low)
-            unscaled_rows.append(unscaled)
+        for batch in _batches(shares, len(x)):
+            hiddens = []
+            for share in batch:
+                _, (gate, *up) = _inner(firsts, lows, layers, share)
+                hidden = activation.forward(gate)
+                hidden = hidden.mul_(up[0]) if up else hidden
+                low = (last.a[share.columns] @ hidden.to(last.a.dtype).T).mul_(settings.scaling)
+                last_lows.append(low if share.mask is None else low.mul_(share.mask.to(low.dtype)))
+                hiddens.append(hidden.to(x.dtype))
+            products = _join(hiddens) @ last.weight.to(x.dtype).T
+            for share, low, unscaled in zip(batch, last_lows[-len(batch) :], _split(products, hiddens), strict=True):
+                add_product(unscaled, low.T, last.b.T[share.columns])
+                share.put(output, last.finish(unscaled, share).mul_(share.weights.to(x.dtype)))
+                unscaled_rows.append(unscaled)
         scales = [part for layer in layers for part in (layer.scale, layer.norms)]
         ctx.save_for_backward(
             x, chosen, weights, *tensors[: 4 * count], *scales,
@@ -277,36 +280,40 @@ class _Block(torch.autograd.Function):
             d_firsts = [torch.zeros_like(one) for one in firsts]
             d_lows = [torch.zeros_like(one) for one in lows]
             d_weights = weights.new_zeros(weights.numel())
-            for share, low, unscaled in zip(shares, last_lows, unscaled_rows, strict=True):
-                columns = share.columns
-                plain, (gate, *up) = _inner(firsts, lows, layers, share)
-                activated = ctx.activation.forward(gate)
-                hidden = activated * up[0] if up else activated
-                own = share.take(dy)
-                d_weight = torch.linalg.vecdot(own, last.finish(unscaled, share))
-                d_weights.index_copy_(0, share.pairs, d_weight.to(d_weights.dtype))
-                d_rows = own * share.weights.to(own.dtype)
-                share.sum_product(d_scales[-1], d_rows, unscaled)
-                d_rows = d_rows.mul_(share.pick(last.scale))
-                low_rows = d_rows.to(last.b.dtype)
-                d_b[-1][columns].addmm_(low, low_rows)
-                d_low = (last.b.T[columns] @ low_rows.T).mul_(settings.scaling)
-                d_low = d_low if share.mask is None else d_low.mul_(share.mask.to(d_low.dtype))
-                d_a[-1][columns].addmm_(d_low, hidden.to(d_low.dtype))
-                d_hidden = d_rows @ last.weight.to(d_rows.dtype)
-                d_hidden = add_product(d_hidden, d_low.T, last.a[columns]).to(hidden.dtype)
-                if up:
-                    d_inner = [ctx.activation.backward(d_hidden * up[0], gate), d_hidden.mul_(activated)]
-                else:
-                    d_inner = [ctx.activation.backward(d_hidden, gate)]
-                for place, d in enumerate(d_inner):
-                    layer = layers[place]
-                    share.sum_product(d_scales[place], d, plain[place])
-                    d = d * share.pick(layer.scale)
-                    share.put(d_firsts[place], d)
-                    d = d.to(layer.b.dtype)
-                    d_b[place][columns].addmm_(share.take_low(lows[place]), d)
-                    share.put_low(d_lows[place], layer.b.T[columns] @ d.T)
+            last_lows, unscaled_rows = iter(last_lows), iter(unscaled_rows)
+            for batch in _batches(shares, len(x)):
+                d_rows = []
+                for share in batch:
+                    unscaled, own = next(unscaled_rows), share.take(dy)
+                    d_weight = torch.linalg.vecdot(own, last.finish(unscaled, share))
+                    d_weights.index_copy_(0, share.pairs, d_weight.to(d_weights.dtype))
+                    d_row = own * share.weights.to(own.dtype)
+                    share.sum_product(d_scales[-1], d_row, unscaled)
+                    d_rows.append(d_row.mul_(share.pick(last.scale)))
+                d_hiddens = _join(d_rows) @ last.weight.to(x.dtype)
+                for share, d_row, d_hidden in zip(batch, d_rows, _split(d_hiddens, d_rows), strict=True):
+                    columns = share.columns
+                    plain, (gate, *up) = _inner(firsts, lows, layers, share)
+                    activated = ctx.activation.forward(gate)
+                    hidden = activated * up[0] if up else activated
+                    low_row = d_row.to(last.b.dtype)
+                    d_b[-1][columns].addmm_(next(last_lows), low_row)
+                    d_low = (last.b.T[columns] @ low_row.T).mul_(settings.scaling)
+                    d_low = d_low if share.mask is None else d_low.mul_(share.mask.to(d_low.dtype))
+                    d_a[-1][columns].addmm_(d_low, hidden.to(d_low.dtype))
+                    d_hidden = add_product(d_hidden, d_low.T, last.a[columns]).to(hidden.dtype)
+                    if up:
+                        d_inner = [ctx.activation.backward(d_hidden * up[0], gate), d_hidden * activated]
+                    else:
+                        d_inner = [ctx.activation.backward(d_hidden, gate)]
+                    for place, d in enumerate(d_inner):
+                        layer = layers[place]
+                        share.sum_product(d_scales[place], d, plain[place])
+                        d = d * share.pick(layer.scale)
+                        share.put(d_firsts[place], d)
+                        d = d.to(layer.b.dtype)
+                        d_b[place][columns].addmm_(share.take_low(lows[place]), d)
+                        share.put_low(d_lows[place], layer.b.T[columns] @ d.T)
             d_x = torch.zeros_like(x)
             for layer, d_first, d_low, own_a in zip(layers[:-1], d_firsts, d_lows, d_a[:-1], strict=True):
                 d_low.mul_(settings.scaling)
@@ -322,4 +329,25 @@ class _Block(torch.autograd.Function):
 
 def _shares(chosen: Tensor, weights: Tensor, layers: list[_Layer], settings: Settings) -> list[Share]:
     experts = layers[0].scale.shape[0]
-    return make_shares(chosen, weights, experts, len(layers[0].a) // experts, settings.grouped, ROWS_AT_ONCE)
+    return make_shares(chosen, weights, experts, len(layers[0].a) // experts, settings.grouped)
+
+
+def _batches(shares: list[Share], tokens: int) -> list[list[Share]]:
+    """Put shares together whose rows go through the frozen down projection in one product."""
+    batches, filled = [], ROWS_AT_ONCE
+    for share in shares:
+        rows = tokens if share.rows is None else len(share.rows)
+        if filled + rows > ROWS_AT_ONCE:
+            batches.append([])
+            filled = 0
+        batches[-1].append(share)
+        filled += rows
+    return batches
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _split(joined: Tensor, parts: list[Tensor]) -> tuple[Tensor, ...]:
+    return joined.split([len(one) for one in parts])

@@ -100,6 +100,38 @@ def mixlora_two_matrix(
     return _block(x, [inner], outer, factors, assignment, settings)
 
 
+def mixlora_reference(
+    x: Tensor,
+    frozen: tuple[Frozen, ...],
+    factors: tuple[LowRank, ...],
+    weights: Tensor,
+    activation: Activation,
+    scaling: float,
+) -> Tensor:
+    """Compute a whole block (three frozen layers: gated; two: two-matrix) from full expert weights, one at a time.
+
+    Args:
+        x: Tokens, (T, D).
+        frozen: Dense frozen layers in order.
+        factors: The experts' factors on each.
+        weights: Router weights in dense form, (T, E).
+        activation: Elementwise function.
+        scaling: alpha / R.
+    """
+    output = torch.zeros_like(x)
+    experts = weights.shape[-1]
+    for expert in range(experts):
+        layers = []
+        for layer, pair in zip(frozen, factors, strict=True):
+            rows = slice(expert * len(pair.a) // experts, (expert + 1) * len(pair.a) // experts)
+            layers.append(Frozen(layer.weight + scaling * pair.b[:, rows] @ pair.a[rows], layer.bias))
+        hidden = activation(layers[0](x))
+        if len(layers) == 3:
+            hidden = hidden * layers[1](x)
+        output = output + weights[:, expert : expert + 1] * layers[-1](hidden)
+    return output
+
+
 def mix_experts(
     firsts: list[Tensor],
     x: Tensor,

@@ -102,7 +102,6 @@ def make_shares(
     experts: int,
     rank: int,
     grouped: bool | None = None,
-    rows_at_once: int = ROWS_AT_ONCE,
 ) -> list[Share]:
     """Cut the (token, slot) pairs into shares.
 
@@ -112,17 +111,14 @@ def make_shares(
         experts: E.
         rank: R.
         grouped: Which form; None is grouped on a CPU and masked elsewhere.
-        rows_at_once: Rows of a grouped share at most.
     """
     if grouped is None:
         grouped = chosen.device.type == "cpu"
     weights = weights.masked_fill(chosen < 0, 0)
-    return (
-        _grouped(chosen, weights, experts, rank, rows_at_once) if grouped else _masked(chosen, weights, experts, rank)
-    )
+    return _grouped(chosen, weights, experts, rank) if grouped else _masked(chosen, weights, experts, rank)
 
 
-def _grouped(chosen: Tensor, weights: Tensor, experts: int, rank: int, rows_at_once: int) -> list[Share]:
+def _grouped(chosen: Tensor, weights: Tensor, experts: int, rank: int) -> list[Share]:
     flat = chosen.reshape(-1)
     order = torch.argsort(flat, stable=True)
     tokens = order // chosen.shape[1]
@@ -131,8 +127,8 @@ def _grouped(chosen: Tensor, weights: Tensor, experts: int, rank: int, rows_at_o
     shares, start = [], unused
     for expert, count in enumerate(counts):
         columns = slice(expert * rank, (expert + 1) * rank)
-        for first in range(start, start + count, rows_at_once):
-            part = slice(first, min(first + rows_at_once, start + count))
+        for first in range(start, start + count, ROWS_AT_ONCE):
+            part = slice(first, min(first + ROWS_AT_ONCE, start + count))
             shares.append(Share(tokens[part], columns, None, sorted_weights[part], order[part], expert, rank))
         start += count
     return shares
