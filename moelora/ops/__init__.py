@@ -5,6 +5,7 @@ two equal in float64, forward and every gradient.
 """
 
 from moelora.ops.activations import Elementwise, elementwise
+from moelora.ops.blocks import Frozen, Settings, mixdora_reference, mixlora_reference
 from moelora.ops.dora import dora_linear, dora_linear_reference
 from moelora.ops.dora_norm import DoraNorm
 from moelora.ops.feed_forward import (
@@ -17,8 +18,9 @@ from moelora.ops.feed_forward import (
 )
 from moelora.ops.grouping import TokenGroups
 from moelora.ops.lora import lora_linear, lora_linear_reference
-from moelora.ops.mixdora import mixdora_gated, mixdora_reference, mixdora_two_matrix
-from moelora.ops.mixlora import Frozen, Settings, mix_experts, mixlora_gated, mixlora_reference, mixlora_two_matrix
+from moelora.ops.mixdora import mixdora_gated, mixdora_two_matrix
+from moelora.ops.mixed_experts import mix_experts
+from moelora.ops.mixlora import mixlora_gated, mixlora_two_matrix
 from moelora.ops.mixture import gated_wide_lora, gated_wide_lora_linear, gated_wide_lora_reference, wide_lora_delta
 from moelora.ops.sensitivity import (
     input_gram,

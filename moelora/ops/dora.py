@@ -52,7 +52,7 @@ def dora_linear(
     rows, a_cast, b_cast = cast_operands(as_rows(x), a, b)
     with without_autocast(rows):
         output = _DoraLinear.apply(rows, a_cast, b_cast, magnitude, weight, bias, scaling, norm, dropout)
-    return output.view(*x.shape[:-1], -1)
+    return output.view(*x.shape[:-1], output.shape[-1])
 
 
 def dora_linear_reference(

@@ -66,7 +66,7 @@ def lora_linear(
     with without_autocast(x):
         # Rows go in and come out: a view made inside the function could not be modified in place by the caller.
         output = _LowRankLinear.apply(base, rows, a, b, weights, weight, bias, scaling, dropout, overwrite)
-    return output.view(*x.shape[:-1], -1)
+    return output.view(*x.shape[:-1], output.shape[-1])
 
 
 def lora_linear_reference(
@@ -161,10 +161,13 @@ def _unweigh(
         return gradient, scaling, None
     by_expert = weights.T.contiguous() * scaling
     experts = by_expert.shape[0]
-    grouped = gradient.view(experts, -1, gradient.shape[-1])
+    rank = gradient.shape[0] // experts
+    grouped = gradient.view(experts, rank, gradient.shape[-1])
     d_weights = None
     if need_weights:
-        each = (grouped * products.view(-1, grouped.shape[1], products.shape[-1])).sum(1, dtype=weights.dtype)
+        each = (grouped * products.view(products.shape[0] // rank, rank, products.shape[-1])).sum(
+            1, dtype=weights.dtype
+        )
         d_weights = each.T * scaling
     d_products = grouped * by_expert.unsqueeze(1)
     shared = products.shape[0] != gradient.shape[0]

@@ -44,5 +44,5 @@ def widen(weights: Tensor, products: Tensor, rank: int) -> Tensor:
     Returns:
         (E * R, T).
     """
-    grouped = products.view(-1, rank, products.shape[-1])
+    grouped = products.view(products.shape[0] // rank, rank, products.shape[-1])
     return (grouped * weights.unsqueeze(1)).flatten(0, 1)

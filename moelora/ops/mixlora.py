@@ -11,54 +11,21 @@ Notation: T tokens (any leading axes), D width, F feed-forward width, R rank, E 
 Source: MixLoRA, arXiv 2404.15159; the linear form and the backward pass are ours.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from moelora.ops.activations import Activation, Elementwise, elementwise
+from moelora.ops.activations import Elementwise, elementwise
+from moelora.ops.blocks import Frozen, Settings
 from moelora.ops.expert_rows import ExpertRows, RowGradients, mix_rows, unmix_rows
 from moelora.ops.feed_forward import Assignment, LowRank
-from moelora.ops.low_rank import add_product, drop, drop_again, widen
+from moelora.ops.low_rank import add_product, drop, drop_again
+from moelora.ops.mixed_experts import mix_experts, sum_inputs, weigh_last
 from moelora.ops.precision import as_rows, cast_operands, without_autocast
 from moelora.ops.shares import make_shares, weights_by_expert
-
-
-class Frozen(NamedTuple):
-    """A frozen linear layer: its dense weight (O, D), or the layer as a callable; and its bias (O,) in both cases.
-
-    A callable takes rows (T, N) of the dtype the experts work in, and casts them where it must.
-    """
-
-    weight: Tensor | None = None
-    bias: Tensor | None = None
-    module: Callable[[Tensor], Tensor] | None = None
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Apply the layer with its bias."""
-        return functional.linear(x, self.weight, self.bias) if self.module is None else self.module(x)
-
-
-class Settings(NamedTuple):
-    """What an expert block is computed with besides its tensors.
-
-    Attributes:
-        activation: The elementwise function.
-        scaling: alpha / R.
-        dropout: Probability of dropping an element of the increments' inputs; 0 outside training. As in any LoRA it
-            touches only the low-rank paths: x (one mask for all experts and for gate and up), and each h.
-        chunk: Tokens worked on at a time, which bounds the working memory; None for all.
-        grouped: Rows grouped by expert (True) or masked with static shapes (False); None: grouped on a CPU.
-    """
-
-    activation: Activation
-    scaling: float
-    dropout: float = 0.0
-    chunk: int | None = None
-    grouped: bool | None = None
 
 
 def mixlora_gated(
@@ -100,70 +67,6 @@ def mixlora_two_matrix(
     return _block(x, [inner], outer, factors, assignment, settings)
 
 
-def mixlora_reference(
-    x: Tensor,
-    frozen: tuple[Frozen, ...],
-    factors: tuple[LowRank, ...],
-    weights: Tensor,
-    activation: Activation,
-    scaling: float,
-) -> Tensor:
-    """Compute a whole block (three frozen layers: gated; two: two-matrix) from full expert weights, one at a time.
-
-    Args:
-        x: Tokens, (T, D).
-        frozen: Dense frozen layers in order.
-        factors: The experts' factors on each.
-        weights: Router weights in dense form, (T, E).
-        activation: Elementwise function.
-        scaling: alpha / R.
-    """
-    output = torch.zeros_like(x)
-    experts = weights.shape[-1]
-    for expert in range(experts):
-        layers = []
-        for layer, pair in zip(frozen, factors, strict=True):
-            rows = slice(expert * len(pair.a) // experts, (expert + 1) * len(pair.a) // experts)
-            layers.append(Frozen(layer.weight + scaling * pair.b[:, rows] @ pair.a[rows], layer.bias))
-        hidden = activation(layers[0](x))
-        if len(layers) == 3:
-            hidden = hidden * layers[1](x)
-        output = output + weights[:, expert : expert + 1] * layers[-1](hidden)
-    return output
-
-
-def mix_experts(
-    firsts: list[Tensor],
-    x: Tensor,
-    factors: tuple[LowRank, ...],
-    last_a: Tensor,
-    assignment: Assignment,
-    settings: Settings,
-) -> tuple[Tensor, Tensor]:
-    """Compute the part of a block between its frozen layers, given the output of the first ones.
-
-    Whoever holds the last frozen layer finishes with ``last(mixed) + s * products @ b^T``, and, where the weights of a
-    token do not sum to 1 and that layer has a bias, with ``(sum_k g_k - 1) * bias``.
-
-    Args:
-        firsts: Outputs of the frozen first projections, one or two (gate, up), each (..., F).
-        x: Tokens, (..., D).
-        factors: The experts' factors on the first projections.
-        last_a: The experts' first factors on the last projection, (E * R, F).
-        assignment: Experts of each token and their weights.
-        settings: Activation, scaling, dropout; ``chunk`` is not used.
-
-    Returns:
-        Mixed hidden rows, (T, F), and weighted rank-R products, (T, E * R).
-    """
-    x, last_a, *flat = cast_operands(as_rows(x), last_a, *(matrix for pair in factors for matrix in pair))
-    with without_autocast(x):
-        return _Experts.apply(
-            elementwise(settings.activation), settings, assignment.experts, x, assignment.chosen, assignment.weights,
-            *(as_rows(one) for one in firsts), *flat, last_a,
-        )  # fmt: skip
-
-
 def _block(
     x: Tensor,
     firsts: list[Frozen],
@@ -179,7 +82,7 @@ def _block(
         output = base + functional.linear((products * settings.scaling).to(factors[-1].b.dtype), factors[-1].b)
         if last.bias is not None:
             output = output + (assignment.weights.sum(1, keepdim=True) - 1) * last.bias
-        return output.to(base.dtype).view(*x.shape[:-1], -1)
+        return output.to(base.dtype).view(*x.shape[:-1], output.shape[-1])
     rows, *flat = cast_operands(as_rows(x), *(matrix for pair in factors for matrix in pair))
     frozen = [tensor for one in (*firsts, last) for tensor in (one.weight, one.bias)]
     with without_autocast(rows):
@@ -187,87 +90,7 @@ def _block(
             elementwise(settings.activation), settings, assignment.experts, rows, assignment.chosen, assignment.weights,
             *frozen, *flat,
         )  # fmt: skip
-    return output.view(*x.shape[:-1], -1)
-
-
-def _weigh_last(last: Tensor, by_expert: Tensor) -> Tensor:
-    """Multiply the last rank-R products (E * R, T) by the weights (E, T), in the products' dtype."""
-    return widen(by_expert.to(last.dtype), last, last.shape[0] // by_expert.shape[0])
-
-
-def _zeros_for(rows: ExpertRows, d_weights: Tensor) -> RowGradients:
-    return RowGradients(
-        [torch.zeros_like(one) for one in rows.firsts],
-        [torch.zeros_like(one) for one in rows.lows],
-        [torch.zeros_like(one.T, memory_format=torch.contiguous_format) for one in rows.seconds],
-        torch.zeros_like(rows.last_a),
-        d_weights,
-    )
-
-
-class _Experts(torch.autograd.Function):
-    """See `mix_experts`."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        activation: Elementwise,
-        settings: Settings,
-        experts: int,
-        x: Tensor,
-        chosen: Tensor,
-        weights: Tensor,
-        *tensors: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        count = len(tensors) // 3  # per first projection its output, a and b; and last_a
-        last_a = tensors[-1]
-        firsts = list(tensors[:count])
-        firsts_a, seconds = tensors[count:-1:2], tensors[count + 1 : -1 : 2]
-        dropped, kept = drop(x, settings.dropout)
-        dropped = dropped.to(last_a.dtype)
-        lows = [(a @ dropped.T).mul_(settings.scaling) for a in firsts_a]
-        rows = ExpertRows(firsts, lows, seconds, last_a, activation, settings.dropout)
-        shares = make_shares(chosen, weights, experts, last_a.shape[0] // experts, settings.grouped)
-        mixed, last, masks = mix_rows(rows, shares)
-        ctx.save_for_backward(x, kept, chosen, weights, last_a, *firsts, *lows, *firsts_a, *seconds, *masks)
-        ctx.count, ctx.activation, ctx.settings, ctx.experts = count, activation, settings, experts
-        return mixed, _weigh_last(last, weights_by_expert(chosen, weights, experts)).T.contiguous()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, d_mixed: Tensor, d_products: Tensor):
-        x, kept, chosen, weights, last_a, *others = ctx.saved_tensors
-        count, settings = ctx.count, ctx.settings
-        firsts, lows, firsts_a, seconds = (others[place * count : (place + 1) * count] for place in range(4))
-        masks = others[4 * count :]
-        with without_autocast(x):
-            rows = ExpertRows(firsts, lows, seconds, last_a, ctx.activation, settings.dropout)
-            shares = make_shares(chosen, weights, ctx.experts, last_a.shape[0] // ctx.experts, settings.grouped)
-            gradients = _zeros_for(rows, weights.new_zeros(weights.numel()))
-            unmix_rows(rows, shares, masks, as_rows(d_mixed), d_products.T, gradients)
-            d_weights = gradients.weights.view(weights.shape).masked_fill_(chosen < 0, 0)
-            d_x = _sum_inputs(gradients.lows, firsts_a, kept, settings, None).to(x.dtype)
-            dropped = drop_again(x, kept, settings.dropout).to(last_a.dtype)
-            d_factors = []
-            for d_low, d_second in zip(gradients.lows, gradients.seconds, strict=True):
-                d_factors += [(d_low @ dropped).mul_(settings.scaling), d_second.T]
-        return None, None, None, d_x, None, d_weights, *gradients.firsts, *d_factors, gradients.last_a
-
-
-def _sum_inputs(
-    d_lows: list[Tensor], firsts_a: list[Tensor], kept: Tensor | None, settings: Settings, frozen: Tensor | None
-) -> Tensor:
-    """Return the gradient of x through the increments, plus ``frozen``, the one through the frozen layers."""
-    if kept is None and frozen is not None:
-        total = frozen
-        for d_low, a in zip(d_lows, firsts_a, strict=True):
-            total = add_product(total, d_low.T, a, settings.scaling)
-        return total
-    total = d_lows[0].T @ firsts_a[0]
-    for d_low, a in zip(d_lows[1:], firsts_a[1:], strict=True):
-        total.addmm_(d_low.T, a)
-    total = drop_again(total.mul_(settings.scaling), kept, settings.dropout)
-    return total if frozen is None else frozen.add_(total)
+    return output.view(*x.shape[:-1], output.shape[-1])
 
 
 class _Block(torch.autograd.Function):
@@ -300,7 +123,7 @@ class _Block(torch.autograd.Function):
             mixed, last, masks = mix_rows(rows, shares)
             by_expert = weights_by_expert(chosen[part], weights[part], experts)
             result = torch.mm(mixed.to(own.dtype), frozen[-1].to(own.dtype).T, out=output[part])
-            add_product(result, _weigh_last(last, by_expert).T, second[-1].T, settings.scaling)
+            add_product(result, weigh_last(last, by_expert).T, second[-1].T, settings.scaling)
             if bias[-1] is not None:
                 result.addr_(by_expert.sum(0).to(own.dtype), bias[-1].to(own.dtype))
             kept_tensors += [kept, last, *projections, *lows, *masks]
@@ -345,7 +168,7 @@ class _Block(torch.autograd.Function):
                 d_products = (second[-1].T @ low_dy.T).mul_(settings.scaling)
                 unmix_rows(rows, shares, masks, d_mixed, d_products, gradients)
                 by_expert = weights_by_expert(chosen[part], weights[part], experts)
-                d_second[-1].addmm_(_weigh_last(last, by_expert), low_dy, alpha=settings.scaling)
+                d_second[-1].addmm_(weigh_last(last, by_expert), low_dy, alpha=settings.scaling)
                 d_weights[part] = own_weights.view(-1, weights.shape[1])
                 if bias[-1] is not None:
                     d_weights[part] += (own_dy @ bias[-1].to(own_dy.dtype)).unsqueeze(1)
@@ -356,7 +179,7 @@ class _Block(torch.autograd.Function):
                     through = torch.mm(gradients.firsts[0].to(own.dtype), frozen[0].to(own.dtype), out=d_x[part])
                     for d_projection, weight in zip(gradients.firsts[1:], frozen[1:-1], strict=True):
                         through.addmm_(d_projection.to(own.dtype), weight.to(own.dtype))
-                    _sum_inputs(gradients.lows, first[:-1], kept, settings, through)
+                    sum_inputs(gradients.lows, first[:-1], kept, settings, through)
             d_weights = d_weights.masked_fill_(chosen < 0, 0)
         d_factors = [one for a, b in zip(d_first, d_second, strict=True) for one in (a, b.T)]
         return None, None, None, d_x, None, d_weights, *[None] * (2 * layers), *d_factors

@@ -31,7 +31,7 @@ def leaf(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 def choose(tokens: int, experts: int, slots: int, unused: bool) -> Tensor:
     """Return distinct experts a token; with ``unused``, every other token leaves its last slot empty."""
-    chosen = torch.stack([torch.randperm(experts)[:slots] for _ in range(tokens)])
+    chosen = torch.stack([torch.randperm(experts)[:slots] for _ in range(max(tokens, 1))])[:tokens]
     if unused:
         chosen[::2, -1] = -1
     return chosen
@@ -46,7 +46,7 @@ def densify(chosen: Tensor, weights: Tensor, experts: int) -> Tensor:
             if expert >= 0:
                 one[expert] = weights[token, slot]
         rows.append(torch.stack(one))
-    return torch.stack(rows)
+    return torch.stack(rows) if rows else weights.new_zeros(0, experts)
 
 
 def lora_case(tokens: int = 9, bias: bool = True, form: str = "weight", **_) -> Case:

@@ -180,3 +180,10 @@ def test_half_precision_base_with_factors_in_float32(name):
     assert [one.dtype for one in found] == [torch.bfloat16] + [torch.float32] * len(others)
     for one, other in zip(found, expected, strict=True):
         assert (one.double() - other).norm() < 0.08 * other.norm()
+
+
+def test_no_tokens_give_empty_output_and_zero_gradients(name):
+    case = make(name, tokens=0)
+    output = case.fast(*case.leaves)
+    assert output.shape[0] == 0 and output.dim() == 2
+    assert not any(one.any() for one in torch.autograd.grad(output.sum(), case.leaves))
