@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from moelora.errors import AdapterError, MergeError
-from moelora.ops import Assignment, LowRank, gated_experts, two_matrix_experts
+from moelora.ops import Assignment, Frozen, LowRank, Settings, mix_experts, mixlora_gated
 from moelora.routers import top_k
+from moelora.tuners.frozen import dropout_probability, frozen
 from moelora.tuners.layer import MoeloraLayer
 from moelora.tuners.routing import Balance, RoutingContext
 
@@ -84,8 +85,8 @@ class MixLoraLayer(nn.Module, MoeloraLayer):
     def _factors(self, role: str, adapter: str) -> LowRank:
         return LowRank(getattr(self, f"moelora_{role}_A")[adapter], getattr(self, f"moelora_{role}_B")[adapter])
 
-    def _dropped(self, x: Tensor, adapter: str, dtype: torch.dtype) -> Tensor:
-        return self.moelora_dropout[adapter](self._cast_input_dtype(x, dtype)).flatten(0, -2)
+    def _settings(self, adapter: str, activation: Any) -> Settings:
+        return Settings(activation, self.scaling[adapter], dropout_probability(self.moelora_dropout[adapter]))
 
 
 def _for_linear(hidden: Tensor, linear: nn.Module) -> Tensor:
@@ -94,6 +95,12 @@ def _for_linear(hidden: Tensor, linear: nn.Module) -> Tensor:
     if torch.is_autocast_enabled(hidden.device.type) or not weight.dtype.is_floating_point:
         return hidden
     return hidden.to(weight.dtype)
+
+
+def _frozen_last(linear: nn.Module, x: Tensor) -> Frozen:
+    """Return the block's last frozen layer, called on hidden rows in the dtype that it takes."""
+    last = frozen(linear, x)
+    return last if last.module is None else Frozen(None, last.bias, lambda rows: linear(_for_linear(rows, linear)))
 
 
 def _width(linear: nn.Module) -> tuple[int, int]:
@@ -131,22 +138,15 @@ class MixLoraFeedForward(MixLoraLayer):
             return self.base_layer(x, *args, **kwargs)
         base = self.get_base_layer()
         gate, up, down = (getattr(base, self.names[role]) for role in ("gate", "up", "down"))
-        last = self._factors("down", adapter)
-        hidden, products = gated_experts(
-            gate(x).flatten(0, -2),
-            up(x).flatten(0, -2),
-            self._dropped(x, adapter, last.a.dtype),
-            self._factors("gate", adapter),
-            self._factors("up", adapter),
-            last.a,
+        return mixlora_gated(
+            x,
+            frozen(gate, x),
+            frozen(up, x),
+            _frozen_last(down, x),
+            tuple(self._factors(role, adapter) for role in ("gate", "up", "down")),
             self._assign(x, adapter),
-            getattr(base, self.names["activation"]),
-            self.scaling[adapter],
-            self.moelora_dropout[adapter],
+            self._settings(adapter, getattr(base, self.names["activation"])),
         )
-        result = down(_for_linear(hidden, down))
-        increment = functional.linear(products.to(last.b.dtype) * self.scaling[adapter], last.b)
-        return (result + increment).to(result.dtype).view(*x.shape[:-1], -1)
 
 
 class MixLoraInner(MixLoraLayer):
@@ -175,15 +175,13 @@ class MixLoraInner(MixLoraLayer):
         if adapter is None:
             return self.base_layer(x, *args, **kwargs)
         last_a = self.moelora_outer_A[adapter]
-        hidden, products = two_matrix_experts(
-            self._linear()(x).flatten(0, -2),
-            self._dropped(x, adapter, last_a.dtype),
-            self._factors("inner", adapter),
+        hidden, products = mix_experts(
+            [self._linear()(x)],
+            x,
+            (self._factors("inner", adapter),),
             last_a,
             self._assign(x, adapter),
-            getattr(self.get_base_layer(), self.names["activation"]),
-            self.scaling[adapter],
-            self.moelora_dropout[adapter],
+            self._settings(adapter, getattr(self.get_base_layer(), self.names["activation"])),
         )
         dtype = torch.promote_types(hidden.dtype, products.dtype)
         return torch.cat([hidden.to(dtype), products.to(dtype)], dim=-1).view(*x.shape[:-1], -1)

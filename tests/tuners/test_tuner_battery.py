@@ -68,7 +68,10 @@ def test_round_trip_is_bit_equal(kind, method, tmp_path):
     loaded = PeftModel.from_pretrained(make_base(kind), tmp_path)
     assert torch.equal(logits(loaded, batch), logits(model, batch))
     meta = PeftModel.from_pretrained(make_base(kind), tmp_path, low_cpu_mem_usage=True)
-    assert torch.equal(logits(meta, batch), logits(model, batch))
+    # These weights are mapped from the file and may start between cache lines; products then add up in another order.
+    assert torch.allclose(logits(meta, batch), logits(model, batch), rtol=1e-5, atol=1e-6)
+    pairs = zip(meta.state_dict().values(), model.state_dict().values(), strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
     again = tmp_path / "again"
     loaded.save_pretrained(again)
     names = ["adapter_config.json", "adapter_model.safetensors"]
