@@ -2,8 +2,7 @@
 
 One backward pass a micro-batch. Squares are per example: the loss is the sum over examples of each example's own mean
 (over its answer tokens, or its single label), so the result does not depend on how the sample is cut into
-micro-batches. No weight gradient is kept: for inputs X (T, D) and output gradients G (T, O) of an example,
-‖Gᵀ X‖²_F is formed from the T×T Gram matrices, or directly where that is cheaper.
+micro-batches. No weight gradient is kept: see `moelora.ops.squared_gradient_norm`.
 
 Source: LoRA-SMoE (arXiv 2505.06272), whose code sums grad² over a weight matrix; per example and float32 are ours.
 """
@@ -17,27 +16,9 @@ import torch
 from torch.nn import functional
 
 from moelora.errors import ConfigError, nearest
+from moelora.ops import input_gram, prefers_grams, squared_gradient_norm
 from moelora.seeds import derive_seed
 from moelora.training.encode import IGNORED, Encoded, collate, encode
-
-
-def squared_gradient_norms(inputs: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
-    """Return each example's squared weight-gradient norm of a linear.
-
-    Args:
-        inputs: (B, T, D), the linear's input.
-        gradients: (B, T, O), the loss gradient of its output.
-
-    Returns:
-        (B,) ‖Gᵀ X‖²_F per example, in float32 at the least.
-    """
-    dtype = torch.promote_types(inputs.dtype, torch.float32)
-    inputs, gradients = inputs.to(dtype), gradients.to(dtype)
-    tokens, width, outputs = inputs.shape[1], inputs.shape[2], gradients.shape[2]
-    if tokens * (width + outputs) < width * outputs:
-        gram = (inputs @ inputs.transpose(1, 2)) * (gradients @ gradients.transpose(1, 2))
-        return gram.sum((1, 2))
-    return (gradients.transpose(1, 2) @ inputs).square().sum((1, 2))
 
 
 def example_mean_losses(model: torch.nn.Module, tensors: dict[str, torch.Tensor], kind: str) -> torch.Tensor:
@@ -76,6 +57,7 @@ def measure(
     """
     scores = {name: torch.zeros((), device=device, dtype=torch.float64) for name in modules}
     inputs: dict[str, torch.Tensor] = {}
+    grams: dict[int, torch.Tensor] = {}  # by the storage of an input that several modules have (query, key, value)
     handles = []
 
     def watch(name: str, module: torch.nn.Module) -> None:
@@ -85,8 +67,14 @@ def measure(
 
         def add(gradient):
             kept = inputs.pop(name)
-            squares = squared_gradient_norms(kept, gradient.detach())
-            scores[name] += squares.double().sum()
+            place = kept.data_ptr()
+            gram = grams.pop(place, None)
+            shared = any(one.data_ptr() == place and one.shape == kept.shape for one in inputs.values())
+            if shared and gram is None and prefers_grams(*kept.shape[1:], gradient.shape[-1], shared=True):
+                gram = input_gram(kept)
+            scores[name] += squared_gradient_norm(kept, gradient.detach(), gram).double().sum()
+            if shared and gram is not None:
+                grams[place] = gram
 
         handles.append(module.register_forward_hook(keep_input))
 
@@ -105,6 +93,8 @@ def measure(
         for start in range(0, len(examples), batch_size):
             tensors = collate(examples[start : start + batch_size], pad_id, kind, device)
             example_mean_losses(model, tensors, kind).backward()
+            inputs.clear()  # of modules that the loss does not depend on
+            grams.clear()
     finally:
         for handle in handles:
             handle.remove()

@@ -4,6 +4,10 @@ Beside each fast function stands a slow, obvious one with the suffix ``_referenc
 two equal in float64, forward and every gradient.
 """
 
+from moelora.ops.activations import Elementwise, elementwise
+from moelora.ops.blocks import Frozen, Settings, mixdora_reference, mixlora_reference
+from moelora.ops.dora import dora_linear, dora_linear_reference
+from moelora.ops.dora_norm import DoraNorm
 from moelora.ops.feed_forward import (
     Assignment,
     LowRank,
@@ -13,19 +17,47 @@ from moelora.ops.feed_forward import (
     two_matrix_experts_reference,
 )
 from moelora.ops.grouping import TokenGroups
-from moelora.ops.mixture import gated_wide_lora, gated_wide_lora_reference, wide_lora_delta
-from moelora.ops.shared import shared_wide_lora, shared_wide_lora_reference
+from moelora.ops.lora import lora_linear, lora_linear_reference
+from moelora.ops.mixdora import mixdora_gated, mixdora_two_matrix
+from moelora.ops.mixed_experts import mix_experts
+from moelora.ops.mixlora import mixlora_gated, mixlora_two_matrix
+from moelora.ops.mixture import gated_wide_lora, gated_wide_lora_linear, gated_wide_lora_reference, wide_lora_delta
+from moelora.ops.sensitivity import (
+    input_gram,
+    prefers_grams,
+    squared_gradient_norm,
+    squared_gradient_norm_reference,
+)
 
 __all__ = [
     "Assignment",
+    "DoraNorm",
+    "Elementwise",
+    "Frozen",
     "LowRank",
+    "Settings",
     "TokenGroups",
+    "dora_linear",
+    "dora_linear_reference",
+    "elementwise",
     "gated_experts",
     "gated_experts_reference",
     "gated_wide_lora",
+    "gated_wide_lora_linear",
     "gated_wide_lora_reference",
-    "shared_wide_lora",
-    "shared_wide_lora_reference",
+    "input_gram",
+    "lora_linear",
+    "lora_linear_reference",
+    "mix_experts",
+    "mixdora_gated",
+    "mixdora_reference",
+    "mixdora_two_matrix",
+    "mixlora_gated",
+    "mixlora_reference",
+    "mixlora_two_matrix",
+    "prefers_grams",
+    "squared_gradient_norm",
+    "squared_gradient_norm_reference",
     "two_matrix_experts",
     "two_matrix_experts_reference",
     "wide_lora_delta",

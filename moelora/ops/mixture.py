@@ -5,10 +5,20 @@ Notation: T tokens (any leading axes), D input width, O output width, R rank, E 
 
 import torch
 from torch import Tensor
-from torch.nn import functional
+
+from moelora.ops.lora import lora_linear
 
 
-def gated_wide_lora(base: Tensor, x: Tensor, a: Tensor, b: Tensor, weights: Tensor | None, scaling: float) -> Tensor:
+def gated_wide_lora(
+    base: Tensor,
+    x: Tensor,
+    a: Tensor,
+    b: Tensor,
+    weights: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    overwrite: bool = False,
+) -> Tensor:
     """Add the weighted sum of E LoRA increments to a frozen layer's output.
 
     Two matrix products whatever E is: ``base + s * ((x a^T) * repeat(weights, R)) b^T``. Experts that a
@@ -16,24 +26,32 @@ def gated_wide_lora(base: Tensor, x: Tensor, a: Tensor, b: Tensor, weights: Tens
 
     Args:
         base: Output of the frozen layer, (..., O).
-        x: Input of the increments, after dropout, (..., D). One dropout mask serves all experts.
-        a: First factors of all experts stacked, (E * R, D).
+        x: Input of the increments, (..., D).
+        a: First factors of all experts stacked, (E * R, D), or one shared by all experts, (R, D).
         b: Second factors of all experts side by side, (O, E * R).
         weights: Router weights, (..., E), or None for weight 1 everywhere (a plain LoRA of rank E * R).
         scaling: The factor s, alpha / R.
+        dropout: Probability of dropping an element of x, one mask for all experts; 0 outside training.
+        overwrite: The increments may be written into ``base``.
 
     Returns:
         The layer's output, (..., O).
     """
-    hidden = functional.linear(x, a)
-    if weights is None:
-        hidden = hidden * scaling
-    else:
-        experts = weights.shape[-1]
-        # The scaling goes on the (T, E) weights: the smallest tensor it can be multiplied into.
-        grouped = hidden.unflatten(-1, (experts, -1)) * (weights * scaling).unsqueeze(-1)
-        hidden = grouped.flatten(-2)
-    return base + functional.linear(hidden.to(b.dtype), b)
+    return lora_linear(x, a, b, scaling, base=base, weights=weights, dropout=dropout, overwrite=overwrite)
+
+
+def gated_wide_lora_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    a: Tensor,
+    b: Tensor,
+    weights: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Apply a frozen dense layer with the weighted sum of E LoRA increments; arguments as in `gated_wide_lora`."""
+    return lora_linear(x, a, b, scaling, weight=weight, bias=bias, weights=weights, dropout=dropout)
 
 
 def gated_wide_lora_reference(
@@ -41,11 +59,12 @@ def gated_wide_lora_reference(
 ) -> Tensor:
     """Compute `gated_wide_lora` expert by expert, from the definition."""
     experts = 1 if weights is None else weights.shape[-1]
-    rank = a.shape[0] // experts
+    rank = b.shape[1] // experts
     output = base
     for expert in range(experts):
         rows = slice(expert * rank, (expert + 1) * rank)
-        increment = x @ a[rows].T @ b[:, rows].T
+        first = a if a.shape[0] == rank else a[rows]
+        increment = x @ first.T @ b[:, rows].T
         weight = 1.0 if weights is None else weights[..., expert : expert + 1]
         output = output + scaling * weight * increment
     return output

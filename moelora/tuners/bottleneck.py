@@ -112,7 +112,7 @@ class BottleneckAttention(nn.Module, MoeloraLayer):
         weights = None
         if self.is_routed(adapter):
             weights = self._weigh(attended, adapter).weights.view(*attended.shape[:-1], -1)
-        nothing = torch.zeros((), dtype=b.dtype, device=b.device)  # the mixture is added to no frozen output
+        nothing = attended.new_zeros(*attended.shape[:-1], b.shape[0], dtype=b.dtype)  # no frozen output to add to
         return gated_wide_lora(nothing, self._cast_input_dtype(attended, a.dtype), a, b, weights, 1.0).to(
             attended.dtype
         )

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from moelora.errors import AdapterError, MergeError
-from moelora.ops import Assignment, LowRank, gated_experts, two_matrix_experts
+from moelora.ops import Assignment, Frozen, LowRank, Settings, mix_experts, mixlora_gated, mixlora_two_matrix
 from moelora.routers import top_k
+from moelora.tuners.frozen import dropout_probability, frozen
 from moelora.tuners.layer import MoeloraLayer
 from moelora.tuners.routing import RoutingContext
 
@@ -86,32 +87,17 @@ class MixLoraLayer(nn.Module, MoeloraLayer):
             routed = top_k(x.new_zeros(x[..., 0].numel(), 1, dtype=torch.float32), 1)
         else:
             routed = self._route(x, adapter, self.moelora_router[adapter])
-        if self.router[adapter].name == "top_p":
-            # Tokens use different numbers of experts: all are listed, the unused with weight 0.
-            chosen = torch.arange(experts, device=x.device).expand(routed.weights.shape[0], experts)
-            return Assignment(chosen, routed.weights, experts)
-        return Assignment(routed.chosen.clamp(min=0), routed.slot_weights, experts)
+        return Assignment(routed.chosen, routed.slot_weights, experts)
 
     def _normalised(self, adapter: str) -> bool:
         """Say whether a token's weights always sum to 1."""
         return self.router[adapter].name == "top_k" or adapter not in self.moelora_router
 
-    def _finish(
-        self, last: nn.Module, hidden: Tensor, products: Tensor, b: Tensor, assignment: Assignment, adapter: str
-    ) -> Tensor:
-        """Return W2 hidden + b2 * sum of weights + s * B2 products, (T, O), in the frozen layer's dtype."""
-        result = last(_for_linear(hidden, last))
-        total = result + functional.linear(products.to(b.dtype) * self.scaling[adapter], b)
-        if not self._normalised(adapter):
-            excess = _bias_excess(last, assignment.weights)
-            total = total if excess is None else total + excess
-        return total.to(result.dtype)
-
     def _factors(self, role: str, adapter: str) -> LowRank:
         return LowRank(getattr(self, f"moelora_{role}_A")[adapter], getattr(self, f"moelora_{role}_B")[adapter])
 
-    def _dropped(self, x: Tensor, adapter: str, dtype: torch.dtype) -> Tensor:
-        return self.moelora_dropout[adapter](self._cast_input_dtype(x, dtype)).flatten(0, -2)
+    def _settings(self, adapter: str, activation: Any) -> Settings:
+        return Settings(activation, self.scaling[adapter], dropout_probability(self.moelora_dropout[adapter]))
 
 
 def _for_linear(hidden: Tensor, linear: nn.Module) -> Tensor:
@@ -120,6 +106,12 @@ def _for_linear(hidden: Tensor, linear: nn.Module) -> Tensor:
     if torch.is_autocast_enabled(hidden.device.type) or not weight.dtype.is_floating_point:
         return hidden
     return hidden.to(weight.dtype)
+
+
+def _frozen_last(linear: nn.Module, x: Tensor) -> Frozen:
+    """Return the block's last frozen layer, called on hidden rows in the dtype that it takes."""
+    last = frozen(linear, x)
+    return last if last.module is None else Frozen(None, last.bias, lambda rows: linear(_for_linear(rows, linear)))
 
 
 def _width(linear: nn.Module) -> tuple[int, int]:
@@ -165,21 +157,15 @@ class MixLoraFeedForward(MixLoraLayer):
             return self.base_layer(x, *args, **kwargs)
         base = self.get_base_layer()
         gate, up, down = (getattr(base, self.names[role]) for role in ("gate", "up", "down"))
-        last = self._factors("down", adapter)
-        assignment = self._assign(x, adapter)
-        hidden, products = gated_experts(
-            gate(x).flatten(0, -2),
-            up(x).flatten(0, -2),
-            self._dropped(x, adapter, last.a.dtype),
-            self._factors("gate", adapter),
-            self._factors("up", adapter),
-            last.a,
-            assignment,
-            getattr(base, self.names["activation"]),
-            self.scaling[adapter],
-            self.moelora_dropout[adapter],
+        return mixlora_gated(
+            x,
+            frozen(gate, x),
+            frozen(up, x),
+            _frozen_last(down, x),
+            tuple(self._factors(role, adapter) for role in ("gate", "up", "down")),
+            self._assign(x, adapter),
+            self._settings(adapter, getattr(base, self.names["activation"])),
         )
-        return self._finish(down, hidden, products, last.b, assignment, adapter).view(*x.shape[:-1], -1)
 
 
 class MixLoraTwoMatrix(MixLoraLayer):
@@ -211,19 +197,14 @@ class MixLoraTwoMatrix(MixLoraLayer):
             return self.base_layer(x, *args, **kwargs)
         base = self.get_base_layer()
         inner, outer = (getattr(base, self.names[role]) for role in ("inner", "outer"))
-        last = self._factors("outer", adapter)
-        assignment = self._assign(x, adapter)
-        hidden, products = two_matrix_experts(
-            inner(x).flatten(0, -2),
-            self._dropped(x, adapter, last.a.dtype),
-            self._factors("inner", adapter),
-            last.a,
-            assignment,
-            getattr(base, self.names["activation"]),
-            self.scaling[adapter],
-            self.moelora_dropout[adapter],
+        return mixlora_two_matrix(
+            x,
+            frozen(inner, x),
+            _frozen_last(outer, x),
+            tuple(self._factors(role, adapter) for role in ("inner", "outer")),
+            self._assign(x, adapter),
+            self._settings(adapter, getattr(base, self.names["activation"])),
         )
-        return self._finish(outer, hidden, products, last.b, assignment, adapter).view(*x.shape[:-1], -1)
 
 
 class MixLoraInner(MixLoraLayer):
@@ -253,15 +234,13 @@ class MixLoraInner(MixLoraLayer):
             return self.base_layer(x, *args, **kwargs)
         last_a = self.moelora_outer_A[adapter]
         assignment = self._assign(x, adapter)
-        hidden, products = two_matrix_experts(
-            self._linear()(x).flatten(0, -2),
-            self._dropped(x, adapter, last_a.dtype),
-            self._factors("inner", adapter),
+        hidden, products = mix_experts(
+            [self._linear()(x)],
+            x,
+            (self._factors("inner", adapter),),
             last_a,
             assignment,
-            getattr(self.get_base_layer(), self.names["activation"]),
-            self.scaling[adapter],
-            self.moelora_dropout[adapter],
+            self._settings(adapter, getattr(self.get_base_layer(), self.names["activation"])),
         )
         dtype = torch.promote_types(hidden.dtype, products.dtype)
         if self._normalised(adapter):

@@ -9,8 +9,9 @@ from peft.utils.quantization_utils import resolve_quantization_backend
 from torch import Tensor, nn
 
 from moelora.errors import MergeError
-from moelora.ops import gated_wide_lora, shared_wide_lora, wide_lora_delta
+from moelora.ops import gated_wide_lora, gated_wide_lora_linear, wide_lora_delta
 from moelora.routers import RouterSettings
+from moelora.tuners.frozen import dropout_probability, is_plain
 from moelora.tuners.layer import MoeloraLayer
 from moelora.tuners.routing import Balance, RoutingContext
 
@@ -56,26 +57,34 @@ class MixtureLinear(nn.Module, MoeloraLayer):
             if self.merged:
                 self.unmerge()
             return self.base_layer(x, *args, **kwargs)
-        result = self.base_layer(x, *args, **kwargs)
         active = [] if self.merged else [name for name in self.active_adapters if name in self.moelora_A]
         if not active:
-            return result
-        if self.quantization_backend is not None:
+            return self.base_layer(x, *args, **kwargs)
+        fused = not args and not kwargs and is_plain(self.base_layer, x)
+        result = None if fused else self.base_layer(x, *args, **kwargs)
+        if result is not None and self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
-        dtype = result.dtype
+        dtype = None if result is None else result.dtype
         for adapter in active:
             result = self._add_increment(result, x, adapter)
-        return result.to(dtype)
+        return result if dtype is None else result.to(dtype)
 
-    def _add_increment(self, result: Tensor, x: Tensor, adapter: str) -> Tensor:
+    def _add_increment(self, result: Tensor | None, x: Tensor, adapter: str) -> Tensor:
+        """Add an adapter's increment to ``result``; with None, compute the plain frozen layer along with it."""
         a, b = self.moelora_A[adapter], self.moelora_B[adapter]
         weights = None
         if adapter in self.moelora_router:
             routed = self._route(x, adapter, self.moelora_router[adapter])
             weights = routed.weights.view(*x.shape[:-1], -1)
-        dropped = self.moelora_dropout[adapter](self._cast_input_dtype(x, a.dtype))
-        increment = shared_wide_lora if self.shared_a[adapter] else gated_wide_lora
-        return increment(result, dropped, a, b, weights, self.scaling[adapter])
+        elif self.shared_a[adapter]:
+            weights = x.new_ones(self.experts[adapter]).expand(*x.shape[:-1], -1)  # the stack has one A only
+        dropout = dropout_probability(self.moelora_dropout[adapter])
+        if result is None:
+            base = self.base_layer
+            return gated_wide_lora_linear(x, base.weight, base.bias, a, b, weights, self.scaling[adapter], dropout)
+        return gated_wide_lora(
+            result, self._cast_input_dtype(x, a.dtype), a, b, weights, self.scaling[adapter], dropout
+        )
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """Return s * B A, (O, D), of an adapter without a router.

@@ -7,7 +7,7 @@ from tiny_tuners import make_base, make_config, move
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from moelora.errors import ConfigError, TargetModulesError
-from moelora.ops import shared_wide_lora, shared_wide_lora_reference
+from moelora.ops import gated_wide_lora, gated_wide_lora_reference
 from moelora.tuners import MixLoraConfig, MixtureConfig, balance_loss, record_routing, routing, set_sample_types
 
 ROUTERS = {
@@ -176,15 +176,14 @@ def test_wrong_numbers_of_types_are_refused():
         model(input_ids=torch.randint(3, 32, (2, 5)))
 
 
-@pytest.mark.parametrize("weighted", [True, False])
-def test_a_shared_first_factor_equals_its_slow_version(weighted):
+def test_a_shared_first_factor_equals_its_slow_version():
     torch.manual_seed(0)
     x, a, b = (torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in ((2, 7, 5), (3, 5), (6, 12)))
     base = torch.randn(2, 7, 6, dtype=torch.float64, requires_grad=True)
-    weights = torch.rand(2, 7, 4, dtype=torch.float64, requires_grad=True) if weighted else None
-    tensors = [t for t in (base, x, a, b, weights) if t is not None]
+    weights = torch.rand(2, 7, 4, dtype=torch.float64, requires_grad=True)
+    tensors = [base, x, a, b, weights]
     results = []
-    for function in (shared_wide_lora, shared_wide_lora_reference):
+    for function in (gated_wide_lora, gated_wide_lora_reference):
         y = function(base, x, a, b, weights, 0.7)
         results.append((y, *torch.autograd.grad(y.sin().sum(), tensors)))
     for one, other in zip(*results, strict=True):

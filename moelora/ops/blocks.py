@@ -1,0 +1,116 @@
+"""What feed-forward blocks of experts are described by, and the slow forms of whole blocks.
+
+Notation: T tokens, D width, F feed-forward width, R rank, E experts.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from moelora.ops.activations import Activation
+from moelora.ops.feed_forward import LowRank
+
+
+class Frozen(NamedTuple):
+    """A frozen linear layer: its dense weight (O, D), or the layer as a callable; and its bias (O,) in both cases.
+
+    A callable takes rows (T, N) of the dtype the experts work in, and casts them where it must.
+    """
+
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    module: Callable[[Tensor], Tensor] | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Apply the layer with its bias."""
+        return functional.linear(x, self.weight, self.bias) if self.module is None else self.module(x)
+
+
+class Settings(NamedTuple):
+    """What an expert block is computed with besides its tensors.
+
+    Attributes:
+        activation: The elementwise function.
+        scaling: alpha / R.
+        dropout: Probability of dropping an element of the increments' inputs; 0 outside training. As in any LoRA it
+            touches only the low-rank paths: x (one mask for all experts and for gate and up), and each h.
+        chunk: Tokens worked on at a time, which bounds the working memory; None for all.
+        grouped: Rows grouped by expert (True) or masked with static shapes (False); None: grouped on a CPU.
+    """
+
+    activation: Activation
+    scaling: float
+    dropout: float = 0.0
+    chunk: int | None = None
+    grouped: bool | None = None
+
+
+def mixlora_reference(
+    x: Tensor,
+    frozen: tuple[Frozen, ...],
+    factors: tuple[LowRank, ...],
+    weights: Tensor,
+    activation: Activation,
+    scaling: float,
+) -> Tensor:
+    """Compute a whole block (three frozen layers: gated; two: two-matrix) from full expert weights, one at a time.
+
+    Args:
+        x: Tokens, (T, D).
+        frozen: Dense frozen layers in order.
+        factors: The experts' factors on each.
+        weights: Router weights in dense form, (T, E).
+        activation: Elementwise function.
+        scaling: alpha / R.
+    """
+    output = torch.zeros_like(x)
+    experts = weights.shape[-1]
+    for expert in range(experts):
+        layers = []
+        for layer, pair in zip(frozen, factors, strict=True):
+            rows = slice(expert * len(pair.a) // experts, (expert + 1) * len(pair.a) // experts)
+            layers.append(Frozen(layer.weight + scaling * pair.b[:, rows] @ pair.a[rows], layer.bias))
+        hidden = activation(layers[0](x))
+        if len(layers) == 3:
+            hidden = hidden * layers[1](x)
+        output = output + weights[:, expert : expert + 1] * layers[-1](hidden)
+    return output
+
+
+def mixdora_reference(
+    x: Tensor,
+    frozen: tuple[Frozen, ...],
+    factors: tuple[LowRank, ...],
+    magnitudes: tuple[Tensor, ...],
+    weights: Tensor,
+    activation: Activation,
+    scaling: float,
+) -> Tensor:
+    """Compute a whole block (three frozen layers: gated; two: two-matrix) from full expert weights, one at a time.
+
+    Args:
+        x: Tokens, (T, D).
+        frozen: Dense frozen layers in order.
+        factors: The experts' factors on each.
+        magnitudes: The experts' magnitudes on each.
+        weights: Router weights in dense form, (T, E).
+        activation: Elementwise function.
+        scaling: s.
+    """
+    output = torch.zeros_like(x)
+    experts = weights.shape[-1]
+    for expert in range(experts):
+        layers = []
+        for layer, pair, magnitude in zip(frozen, factors, magnitudes, strict=True):
+            rows = slice(expert * len(pair.a) // experts, (expert + 1) * len(pair.a) // experts)
+            adapted = layer.weight + scaling * pair.b[:, rows] @ pair.a[rows]
+            adapted = (magnitude[expert] / adapted.detach().norm(dim=1))[:, None] * adapted
+            layers.append(Frozen(adapted, layer.bias))
+        hidden = activation(layers[0](x))
+        if len(layers) == 3:
+            hidden = hidden * layers[1](x)
+        output = output + weights[:, expert : expert + 1] * layers[-1](hidden)
+    return output

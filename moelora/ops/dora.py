@@ -1,0 +1,135 @@
+"""DoRA on a frozen linear layer as one autograd function.
+
+y = (m / n) ∘ (x Wᵀ + s (x Aᵀ) Bᵀ) + bias with n the row norms of W + s B A, a constant for the gradient.
+
+Notation: T tokens (any leading axes), D input width, O output width, R rank.
+Source: DoRA, arXiv 2402.09353; semantics of dropout and of the detached norm as in PEFT.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from moelora.ops.dora_norm import DoraNorm, project_with
+from moelora.ops.low_rank import add_product, drop, drop_again
+from moelora.ops.precision import as_rows, cast_operands, without_autocast
+
+
+def dora_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    a: Tensor,
+    b: Tensor,
+    magnitude: Tensor,
+    scaling: float,
+    norm: DoraNorm | None = None,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Apply a frozen linear layer with a DoRA.
+
+    With dropout y = x Wᵀ + bias + (m / n − 1) ∘ x' Wᵀ + (m / n) ∘ s (x' Aᵀ) Bᵀ, where x' is the dropped input: the
+    frozen product runs twice, as PEFT's semantics need.
+
+    Args:
+        x: Input, (..., D).
+        weight: Frozen weight, (O, D); of a quantised layer, the dequantised one.
+        bias: Frozen bias, (O,). It is not scaled.
+        a: First factor, (R, D).
+        b: Second factor, (O, R).
+        magnitude: m, (O,).
+        scaling: s.
+        norm: Keeps the squared row norms of the weight between passes; without it they are computed each time.
+        dropout: Probability of dropping an element of the input; 0 outside training.
+
+    Returns:
+        (..., O).
+    """
+    norm = norm or DoraNorm()
+    rows, a_cast, b_cast = cast_operands(as_rows(x), a, b)
+    with without_autocast(rows):
+        output = _DoraLinear.apply(rows, a_cast, b_cast, magnitude, weight, bias, scaling, norm, dropout)
+    return output.view(*x.shape[:-1], output.shape[-1])
+
+
+def dora_linear_reference(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    a: Tensor,
+    b: Tensor,
+    magnitude: Tensor,
+    scaling: float,
+    dropped: Tensor | None = None,
+) -> Tensor:
+    """Compute `dora_linear` from the whole weight W + s B A; ``dropped`` is the input after dropout."""
+    adapted = weight + scaling * b @ a
+    scale = magnitude / adapted.detach().norm(dim=1)
+    if dropped is None:
+        return functional.linear(x, scale[:, None] * adapted, bias)
+    correction = (scale - 1) * (dropped @ weight.T) + scale * scaling * (dropped @ a.T @ b.T)
+    return functional.linear(x, weight, bias) + correction
+
+
+class _DoraLinear(torch.autograd.Function):
+    """See `dora_linear`. Kept for the backward pass: input, rank-R products and, for d m, the unscaled output."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        rows: Tensor,
+        a: Tensor,
+        b: Tensor,
+        magnitude: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        scaling: float,
+        norm: DoraNorm,
+        dropout: float,
+    ) -> Tensor:
+        dropped, kept = drop(rows, dropout)
+        products = a @ dropped.to(a.dtype).T
+        if kept is None:
+            unscaled, cross = project_with([rows], a, weight)
+        else:
+            base, through, cross = project_with([rows, dropped], a, weight)
+            unscaled = through.clone()
+        norms = norm.norms(weight, cross, a, b, scaling)[0]
+        unscaled = add_product(unscaled, products.T, b.T, scaling)
+        scale = (magnitude.to(norms.dtype) / norms).to(rows.dtype)
+        output = unscaled * scale if bias is None else torch.addcmul(bias.to(rows.dtype), unscaled, scale)
+        if kept is not None:
+            output = output.add_(base).sub_(through)
+        ctx.save_for_backward(
+            rows, kept, a, b, weight, products, scale, norms, unscaled if ctx.needs_input_grad[3] else None
+        )
+        ctx.scaling, ctx.dropout, ctx.magnitude_dtype = scaling, dropout, magnitude.dtype
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor):
+        rows, kept, a, b, weight, products, scale, norms, unscaled = ctx.saved_tensors
+        need_x, need_a, need_b, need_magnitude = ctx.needs_input_grad[:4]
+        d_x = d_a = d_b = d_magnitude = None
+        with without_autocast(rows):
+            dy = dy.contiguous()
+            if need_magnitude:
+                d_magnitude = (torch.linalg.vecdot(dy, unscaled, dim=0) / norms).to(ctx.magnitude_dtype)
+            scaled = dy * scale
+            low = scaled.to(b.dtype)
+            if need_b:
+                d_b = (products @ low).T * ctx.scaling
+            if need_a or need_x:
+                d_products = (b.T @ low.T).mul_(ctx.scaling)
+            if need_a:
+                d_a = d_products @ drop_again(rows, kept, ctx.dropout).to(a.dtype)
+            if need_x and kept is None:
+                d_x = add_product(scaled @ weight.to(dy.dtype), d_products.T, a)
+            elif need_x:
+                d_dropped = add_product((scaled - dy) @ weight.to(dy.dtype), d_products.T, a)
+                d_x = drop_again(d_dropped, kept, ctx.dropout).addmm_(dy, weight.to(dy.dtype))
+        return d_x, d_a, d_b, d_magnitude, None, None, None, None, None

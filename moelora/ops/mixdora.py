@@ -1,0 +1,131 @@
+"""MixDoRA's feed-forward blocks: MixLoRA in which every LoRA is a DoRA.
+
+Expert e of a gated block is ``W2_e (act(W1_e x + b1) * (W3_e x + b3)) + b2`` with the rows of
+``W_e = (m_e / n_e) ∘ (W + s B_e A_e)`` rescaled to the expert's magnitudes, n_e being the detached row norms.
+
+The frozen gate and up products are still shared by a token's experts, since the rescaling comes after them. The down
+projection is not: Σ_k g_k c_k ∘ (W2 h_k) with a row scale c_k per expert needs one frozen product a (token, expert),
+forward and backward, whatever the order of the sums. So per token the frozen products are 1 gate + 1 up + K down
+instead of 1 + 1 + 1: with K = 2 a gated block costs 4/3 of MixLoRA's frozen part, a two-matrix block 3/2. The
+products A Wᵀ of the norms ride along with the first products (E * R more rows than T); for the down projection they
+are a product of their own over E * R rows.
+
+Notation: T tokens (any leading axes), N rows of a share, D width, F feed-forward width, R rank, E experts, K slots.
+Source: MixLoRA, arXiv 2404.15159, and DoRA, arXiv 2402.09353; the forms are ours.
+"""
+
+import torch
+from torch import Tensor
+
+from moelora.ops.activations import elementwise
+from moelora.ops.blocks import Frozen, Settings
+from moelora.ops.dora import dora_linear
+from moelora.ops.dora_norm import DoraNorm
+from moelora.ops.feed_forward import Assignment, LowRank
+from moelora.ops.mixdora_function import MixDoraBlock
+from moelora.ops.precision import as_rows, cast_operands, without_autocast
+
+
+def mixdora_gated(
+    x: Tensor,
+    gate: Frozen,
+    up: Frozen,
+    down: Frozen,
+    factors: tuple[LowRank, LowRank, LowRank],
+    magnitudes: tuple[Tensor, Tensor, Tensor],
+    assignment: Assignment,
+    settings: Settings,
+    norms: tuple[DoraNorm, DoraNorm, DoraNorm] | None = None,
+) -> Tensor:
+    """Compute a gated block of MixDoRA.
+
+    With dropout it goes expert by expert through `dora_linear`, where each LoRA drops its own input and the frozen
+    products run twice, as PEFT's semantics need: exact and slower. ``settings.chunk`` is not used.
+
+    Args:
+        x: Tokens, (..., D).
+        gate: Frozen gate projection, with its dense weight (of a quantised layer the dequantised one).
+        up: Frozen up projection.
+        down: Frozen down projection.
+        factors: The experts' factors on gate, up and down.
+        magnitudes: The experts' magnitudes on the three: (E, F), (E, F), (E, D).
+        assignment: Experts of each token and their weights; -1 with weight 0 for unused slots.
+        settings: Activation, scaling, dropout.
+        norms: Keep the squared row norms of the frozen weights between passes.
+
+    Returns:
+        (..., D).
+    """
+    return _block(x, (gate, up, down), factors, magnitudes, assignment, settings, norms)
+
+
+def mixdora_two_matrix(
+    x: Tensor,
+    inner: Frozen,
+    outer: Frozen,
+    factors: tuple[LowRank, LowRank],
+    magnitudes: tuple[Tensor, Tensor],
+    assignment: Assignment,
+    settings: Settings,
+    norms: tuple[DoraNorm, DoraNorm] | None = None,
+) -> Tensor:
+    """Compute a two-matrix block (BERT) of MixDoRA; arguments as in `mixdora_gated`."""
+    return _block(x, (inner, outer), factors, magnitudes, assignment, settings, norms)
+
+
+def _block(
+    x: Tensor,
+    frozen: tuple[Frozen, ...],
+    factors: tuple[LowRank, ...],
+    magnitudes: tuple[Tensor, ...],
+    assignment: Assignment,
+    settings: Settings,
+    norms: tuple[DoraNorm, ...] | None,
+) -> Tensor:
+    norms = norms or tuple(DoraNorm() for _ in frozen)
+    if settings.dropout:
+        output = _expert_by_expert(as_rows(x), frozen, factors, magnitudes, assignment, settings, norms)
+        return output.view(*x.shape[:-1], output.shape[-1])
+    rows, *flat = cast_operands(as_rows(x), *(matrix for pair in factors for matrix in pair))
+    constants = [tensor for one in frozen for tensor in (one.weight, one.bias)]
+    with without_autocast(rows):
+        output = MixDoraBlock.apply(
+            elementwise(settings.activation), settings, assignment.experts, norms, rows, assignment.chosen,
+            assignment.weights, *constants, *flat, *magnitudes,
+        )  # fmt: skip
+    return output.view(*x.shape[:-1], output.shape[-1])
+
+
+def _expert_by_expert(
+    rows: Tensor,
+    frozen: tuple[Frozen, ...],
+    factors: tuple[LowRank, ...],
+    magnitudes: tuple[Tensor, ...],
+    assignment: Assignment,
+    settings: Settings,
+    norms: tuple[DoraNorm, ...],
+) -> Tensor:
+    """Compute a block with dropout through autograd, each expert's layers on the rows of its tokens."""
+    output = 0.0
+    for expert in range(assignment.experts):
+        tokens, slots = (assignment.chosen == expert).nonzero(as_tuple=True)
+
+        def apply(place: int, values: Tensor, expert: int = expert) -> Tensor:
+            layer, pair = frozen[place], factors[place]
+            rank = len(pair.a) // assignment.experts
+            part = slice(expert * rank, (expert + 1) * rank)
+            return dora_linear(
+                values, layer.weight, layer.bias, pair.a[part], pair.b[:, part], magnitudes[place][expert],
+                settings.scaling, norms[place], settings.dropout,
+            )  # fmt: skip
+
+        own = rows.index_select(0, tokens)
+        hidden = settings.activation(apply(0, own))
+        if len(frozen) == 3:
+            hidden = hidden * apply(1, own)
+        result = apply(len(frozen) - 1, hidden)
+        weighted = result * assignment.weights[tokens, slots].unsqueeze(-1).to(result.dtype)
+        output = output + torch.zeros(len(rows), result.shape[1], dtype=result.dtype, device=result.device).index_add(
+            0, tokens, weighted
+        )
+    return output
