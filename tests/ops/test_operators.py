@@ -6,6 +6,7 @@ from operator_cases import BLOCKS, CASES, assert_close, assert_same, gradients, 
 from torch.utils.checkpoint import checkpoint
 
 from moelora import ops
+from moelora.ops import mixdora_function, shares
 
 SHAPES = [
     {},
@@ -187,3 +188,11 @@ def test_no_tokens_give_empty_output_and_zero_gradients(name):
     output = case.fast(*case.leaves)
     assert output.shape[0] == 0 and output.dim() == 2
     assert not any(one.any() for one in torch.autograd.grad(output.sum(), case.leaves))
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_experts_with_more_rows_than_a_share_holds(name, monkeypatch):
+    monkeypatch.setattr(shares, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(mixdora_function, "ROWS_AT_ONCE", 3)
+    case = make(name, tokens=12, unused=True)
+    assert_same(case.fast, case.slow, case.leaves)
