@@ -5,18 +5,9 @@ two equal in float64, forward and every gradient.
 """
 
 from moelora.ops.activations import Elementwise, elementwise
-from moelora.ops.blocks import Frozen, Settings, mixdora_reference, mixlora_reference
+from moelora.ops.blocks import Assignment, Frozen, LowRank, Settings, mixdora_reference, mixlora_reference
 from moelora.ops.dora import dora_linear, dora_linear_reference
 from moelora.ops.dora_norm import DoraNorm
-from moelora.ops.feed_forward import (
-    Assignment,
-    LowRank,
-    gated_experts,
-    gated_experts_reference,
-    two_matrix_experts,
-    two_matrix_experts_reference,
-)
-from moelora.ops.grouping import TokenGroups
 from moelora.ops.lora import lora_linear, lora_linear_reference
 from moelora.ops.mixdora import mixdora_gated, mixdora_two_matrix
 from moelora.ops.mixed_experts import mix_experts
@@ -36,12 +27,9 @@ __all__ = [
     "Frozen",
     "LowRank",
     "Settings",
-    "TokenGroups",
     "dora_linear",
     "dora_linear_reference",
     "elementwise",
-    "gated_experts",
-    "gated_experts_reference",
     "gated_wide_lora",
     "gated_wide_lora_linear",
     "gated_wide_lora_reference",
@@ -58,7 +46,5 @@ __all__ = [
     "prefers_grams",
     "squared_gradient_norm",
     "squared_gradient_norm_reference",
-    "two_matrix_experts",
-    "two_matrix_experts_reference",
     "wide_lora_delta",
 ]

@@ -11,7 +11,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from moelora.ops.activations import Activation
-from moelora.ops.feed_forward import LowRank
+
+
+class LowRank(NamedTuple):
+    """The stacked factors of E experts for one frozen layer: a (E * R, in), b (out, E * R)."""
+
+    a: Tensor
+    b: Tensor
+
+
+class Assignment(NamedTuple):
+    """Who serves each token: chosen experts (T, K), no expert twice; their weights (T, K); E."""
+
+    chosen: Tensor
+    weights: Tensor
+    experts: int
 
 
 class Frozen(NamedTuple):

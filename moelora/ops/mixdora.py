@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from moelora.ops.activations import elementwise
-from moelora.ops.blocks import Frozen, Settings
+from moelora.ops.blocks import Assignment, Frozen, LowRank, Settings
 from moelora.ops.dora import dora_linear
 from moelora.ops.dora_norm import DoraNorm
-from moelora.ops.feed_forward import Assignment, LowRank
 from moelora.ops.mixdora_function import MixDoraBlock
 from moelora.ops.precision import as_rows, cast_operands, without_autocast
 

@@ -11,9 +11,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from moelora.ops.activations import Elementwise, elementwise
-from moelora.ops.blocks import Settings
+from moelora.ops.blocks import Assignment, LowRank, Settings
 from moelora.ops.expert_rows import ExpertRows, RowGradients, mix_rows, unmix_rows
-from moelora.ops.feed_forward import Assignment, LowRank
 from moelora.ops.low_rank import add_product, drop, drop_again, widen
 from moelora.ops.precision import as_rows, cast_operands, without_autocast
 from moelora.ops.shares import make_shares, weights_by_expert

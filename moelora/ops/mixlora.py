@@ -19,9 +19,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from moelora.ops.activations import Elementwise, elementwise
-from moelora.ops.blocks import Frozen, Settings
+from moelora.ops.blocks import Assignment, Frozen, LowRank, Settings
 from moelora.ops.expert_rows import ExpertRows, RowGradients, mix_rows, unmix_rows
-from moelora.ops.feed_forward import Assignment, LowRank
 from moelora.ops.low_rank import add_product, drop, drop_again
 from moelora.ops.mixed_experts import mix_experts, sum_inputs, weigh_last
 from moelora.ops.precision import as_rows, cast_operands, without_autocast

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.activations import ACT2FN
 
-from moelora.ops import LowRank, gated_experts_reference
+from moelora.ops import Frozen, LowRank, mixlora_reference
 from moelora.tuners import MixLoraConfig, MixtureConfig
 
 # (gradient name of the case, our parameter, which factor)
@@ -172,9 +172,9 @@ def block_output(case: Reference, weights: Tensor) -> Tensor:
     ]
     frozen = tuple(case.weight(part) for part in parts)
     x = case.input("x").flatten(0, 1)
-    return gated_experts_reference(x, frozen, tuple(factors), weights, functional.silu, ALPHA / RANK).view_as(
-        case.output("y")
-    )
+    return mixlora_reference(
+        x, tuple(Frozen(one) for one in frozen), tuple(factors), weights, functional.silu, ALPHA / RANK
+    ).view_as(case.output("y"))
 
 
 def top_p_weights(case: Reference) -> Tensor:

@@ -6,7 +6,7 @@ from foreign_inputs import ALPHA, EXPERTS, PER_TOKEN, RANK
 from peft import LoraConfig, get_peft_model
 from reference_files import Reference
 from reference_models import Host, block_output, error, linear, mixture, top_p_weights
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
 from moelora.tuners import balance_loss
@@ -14,23 +14,18 @@ from moelora.tuners import balance_loss
 SCALING = ALPHA / RANK
 
 
-class FixedMask(nn.Module):
-    """A dropout whose draw is known."""
-
-    def __init__(self, mask: Tensor):
-        super().__init__()
-        self.mask = mask
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.mask
+@pytest.fixture
+def drawn(monkeypatch):
+    """Let the operators draw the mask that moe-peft drew."""
+    mask = Reference("fused_lora_dropout").input("mask").flatten(0, 1)
+    monkeypatch.setattr("moelora.ops.lora.drop", lambda rows, probability: (rows * mask, mask > 0))
 
 
-def test_moe_pefts_fused_lora_forgets_the_dropout_mask_in_its_backward_pass():
+def test_moe_pefts_fused_lora_forgets_the_dropout_mask_in_its_backward_pass(drawn):
     """With the same mask ours has the same output and the same gradient of B, and another gradient of A."""
     case = Reference("fused_lora_dropout")
     attached = mixture(case, torch.float64, experts=1, router="none", dropout=case.facts["dropout"])
     layer = attached.model.base_model.model.up_proj
-    layer.moelora_dropout["default"] = FixedMask(case.input("mask"))
     x = case.input("x").requires_grad_(True)
     y = attached.model(x)
     (y * case.input("cotangent")).sum().backward()
@@ -45,7 +40,7 @@ def test_moe_pefts_fused_lora_forgets_the_dropout_mask_in_its_backward_pass():
     assert error(x.grad, case.gradient("x")) > 0.1
 
 
-def test_the_true_gradient_of_a_under_dropout_is_ours():
+def test_the_true_gradient_of_a_under_dropout_is_ours(drawn):
     case = Reference("fused_lora_dropout")
     a = case.weight("A").requires_grad_(True)
     dropped = case.input("x") * case.input("mask")
@@ -54,7 +49,6 @@ def test_the_true_gradient_of_a_under_dropout_is_ours():
     (by_autograd,) = torch.autograd.grad((y * case.input("cotangent")).sum(), a)
     attached = mixture(case, torch.float64, experts=1, router="none", dropout=case.facts["dropout"])
     layer = attached.model.base_model.model.up_proj
-    layer.moelora_dropout["default"] = FixedMask(case.input("mask"))
     (attached.model(case.input("x")) * case.input("cotangent")).sum().backward()
     assert error(layer.moelora_A["default"].grad, by_autograd) <= 1e-10
 

@@ -7,7 +7,7 @@ from tiny_tuners import make_base, make_batch, make_config, make_model
 from torch.nn import functional
 
 from moelora.errors import AdapterError, ConfigError, TargetModulesError
-from moelora.ops import LowRank, gated_experts_reference, two_matrix_experts_reference
+from moelora.ops import Frozen, LowRank, mixlora_reference
 from moelora.routers import top_k
 from moelora.tuners import (
     MixLoraConfig,
@@ -38,9 +38,9 @@ def test_gated_block_equals_whole_experts(k):
     layer = layers(model, MixLoraFeedForward)[1]
     x = torch.randn(2, 5, 16, dtype=torch.float64)
     base = layer.base_layer
-    expected = gated_experts_reference(
+    expected = mixlora_reference(
         x.flatten(0, 1),
-        (base.gate_proj.weight, base.up_proj.weight, base.down_proj.weight),
+        tuple(Frozen(linear.weight) for linear in (base.gate_proj, base.up_proj, base.down_proj)),
         tuple(pair(layer, role) for role in ("gate", "up", "down")),
         top_k(x.flatten(0, 1) @ layer.moelora_router["default"].T, k).weights,
         functional.silu,
@@ -50,38 +50,14 @@ def test_gated_block_equals_whole_experts(k):
     assert torch.allclose(layer(x.flatten(0, 1)), expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("k", [1, 2, 4])
-def test_two_matrix_block_equals_whole_experts_with_the_bias_counted_once(k):
-    model = make_model("bert", "mixlora", moved=True, experts_per_token=k).double()
-    inner, outer = layers(model, MixLoraInner)[1], layers(model, MixLoraOuter)[1]
-    first, second = inner.base_layer.dense, outer.base_layer
-    with torch.no_grad():
-        second.bias.normal_()
-    x = torch.randn(7, 16, dtype=torch.float64)
-    # Biases as one more constant input column of each matrix.
-    one = torch.ones(7, 1, dtype=torch.float64)
-    factors = (pair(inner, "inner"), pair(inner, "outer", outer))
-    widened = LowRank(functional.pad(factors[0].a, (0, 1)), factors[0].b)
-    frozen = torch.cat([first.weight, first.bias[:, None]], dim=1)
-    expected = two_matrix_experts_reference(
-        torch.cat([x, one], dim=1),
-        (frozen, functional.pad(second.weight, (0, 0, 0, 1))),
-        (widened, LowRank(factors[1].a, functional.pad(factors[1].b, (0, 0, 0, 1)))),
-        top_k(x @ inner.moelora_router["default"].T, k).weights,
-        functional.gelu,
-        2.0,
-    )[:, :16]
-    assert torch.allclose(outer(inner(x)), expected + second.bias, rtol=1e-10, atol=1e-10)
-
-
 def test_gradients_of_a_block_equal_those_of_whole_experts():
     model = make_model("llama", "mixlora", moved=True).double()
     layer = layers(model, MixLoraFeedForward)[0]
     x = torch.randn(9, 16, dtype=torch.float64, requires_grad=True)
     base = layer.base_layer
-    slow = gated_experts_reference(
+    slow = mixlora_reference(
         x,
-        (base.gate_proj.weight, base.up_proj.weight, base.down_proj.weight),
+        tuple(Frozen(linear.weight) for linear in (base.gate_proj, base.up_proj, base.down_proj)),
         tuple(pair(layer, role) for role in ("gate", "up", "down")),
         top_k(x @ layer.moelora_router["default"].T, 2).weights,
         functional.silu,
