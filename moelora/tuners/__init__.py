@@ -10,6 +10,7 @@ Import it also before `PeftModel.from_pretrained` of a saved adapter: PEFT other
 
 from moelora.tuners.bottleneck import BottleneckAttention, BottleneckConfig, BottleneckModel
 from moelora.tuners.config import MixLoraConfig, MixtureConfig
+from moelora.tuners.dora_layer import DoraLinear, MixDoraFeedForward, MixDoraTwoMatrix
 from moelora.tuners.layer import MoeloraLayer
 from moelora.tuners.mixlora_layer import MixLoraFeedForward, MixLoraInner, MixLoraOuter, MixLoraTwoMatrix
 from moelora.tuners.mixture_layer import MixtureLinear
@@ -26,6 +27,9 @@ __all__ = [
     "BottleneckAttention",
     "BottleneckConfig",
     "BottleneckModel",
+    "DoraLinear",
+    "MixDoraFeedForward",
+    "MixDoraTwoMatrix",
     "MixLoraConfig",
     "MixLoraFeedForward",
     "MixLoraInner",

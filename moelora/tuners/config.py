@@ -210,6 +210,10 @@ class MixLoraConfig(MoeloraConfig):
         expert_r: Rank of the experts where it differs from r, which then is that of ``target_modules`` alone.
         expert_alpha: The same for alpha.
         expert_dropout: The same for dropout.
+        dora: Every LoRA is a DoRA (MixDoRA), whose rows are rescaled to magnitudes. Not for "two_matrix": BERT's outer
+            half gets one mixed row a token, but its experts' row scales need a row an expert.
+        train_magnitude: Whether the magnitudes are trained and saved, or stay the row norms of the frozen weights, as
+            in MoE-PEFT's code.
         balance_coefficient: Factor of the one balance loss over all layers' routers; 0 for none. The
             published runs used 1e-3.
         feed_forward_layout: "gated" (gate, up and down in one module, as Llama), "two_matrix_block" (two
@@ -229,6 +233,8 @@ class MixLoraConfig(MoeloraConfig):
     expert_r: int | None = field(default=None)
     expert_alpha: float | None = field(default=None)
     expert_dropout: float | None = field(default=None)
+    dora: bool = field(default=False)
+    train_magnitude: bool = field(default=True)
     balance_coefficient: float = field(default=1e-3)
     feed_forward_layout: str = field(default="gated")
     feed_forward_modules: list[str] | None = field(default=None)
@@ -256,6 +262,11 @@ class MixLoraConfig(MoeloraConfig):
             raise ConfigError(
                 f"feed_forward_layout is {self.feed_forward_layout!r} and output_modules is "
                 f"{self.output_modules!r}; 'two_matrix' needs them and the others have none"
+            )
+        if self.dora and self.feed_forward_layout == "two_matrix":
+            raise ConfigError(
+                "dora is True, but feed_forward_layout is 'two_matrix', where a block's halves are apart; expected "
+                "'gated' or 'two_matrix_block'"
             )
         known = FEED_FORWARD_NAMES[self.feed_forward_layout]
         for role in self.feed_forward_names or {}:

@@ -10,15 +10,15 @@ from moelora.errors import AdapterError, ConfigError, TargetModulesError
 from moelora.routers import RouterSettings
 from moelora.tuners import targets
 from moelora.tuners.config import FEED_FORWARD_LAYOUTS, MixLoraConfig, MixtureConfig, MoeloraConfig
+from moelora.tuners.dora_layer import DORA_BLOCK_LAYERS, DoraLinear
 from moelora.tuners.layer import MoeloraLayer
 from moelora.tuners.mixlora_layer import BLOCK_LAYERS, MixLoraOuter
 from moelora.tuners.mixture_layer import MixtureLinear
 from moelora.tuners.registration import PREFIX
-from moelora.tuners.routing import Balance, RoutingContext, contexts
+from moelora.tuners.routing import NO_BALANCE, Balance, RoutingContext, contexts
 
 # What transformers' models call the activation of a feed-forward block.
 ACTIVATION_NAMES = ("act_fn", "activation_fn", "act", "activation", "intermediate_act_fn")
-NO_BALANCE = Balance("none", 0.0, "module")
 
 
 class MoeloraModel(BaseTuner):
@@ -285,9 +285,12 @@ class MixLoraModel(MoeloraModel):
         place = (target, target_name, parent, current_key, adapter_name)
         names = peft_config.part_names
         if current_key in peft_config.feed_forward_modules:
-            layer = self._layer(BLOCK_LAYERS[peft_config.feed_forward_layout], *place, names)
+            kinds = DORA_BLOCK_LAYERS if peft_config.dora else BLOCK_LAYERS
+            layer = self._layer(kinds[peft_config.feed_forward_layout], *place, names)
         elif current_key in (peft_config.output_modules or ()):
             layer = self._layer(MixLoraOuter, *place)
+        elif peft_config.dora:
+            layer = self._layer(DoraLinear, *place)
         else:
             self._add_linear(
                 peft_config,

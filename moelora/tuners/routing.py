@@ -57,6 +57,9 @@ class Balance:
         return (block.group(1) if block else module_name, *shape)
 
 
+NO_BALANCE = Balance("none", 0.0, "module")
+
+
 class RoutingContext:
     """Mask and router outputs of the last forward pass of one model."""
 
