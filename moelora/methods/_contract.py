@@ -105,6 +105,7 @@ class Abilities:
     needs_allocation: bool = False
     balance_loss: bool = False
     routed: bool = False
+    one_expert_is: str = "lora"  # the method that a mixture of one expert equals
     mixture: bool = False  # gets a plain LoRA of equal trainable parameters beside it
     adapter: bool = True  # leaves a PEFT adapter
     starts_as_base: bool = True  # the model computes what the base computes before the first step

@@ -63,6 +63,7 @@ METHOD = Method(
         balance_loss=True,
         routed=True,
         mixture=True,
+        one_expert_is="dora",
         feed_forward_layouts=("gated", "two_matrix_block"),
     ),
     attach=attach,

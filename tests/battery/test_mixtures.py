@@ -14,24 +14,27 @@ from moelora.tuners import MoeloraLayer, balance_loss, record_routing, routing
 ONE_EXPERT = {"experts": 1, "num_experts": 1, "shape": "1"}  # what pages call the number of experts
 
 
-def lora_factors(model: torch.nn.Module) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Return A and B by linear of our own layers with one expert.
+def lora_factors(model: torch.nn.Module) -> tuple[dict[str, tuple[torch.Tensor, ...]], dict[str, torch.Tensor]]:
+    """Return A and B by linear of our own layers with one expert, and DoRA's magnitudes by linear.
 
     A layer around a whole block has factors of several linears, named for their role. Where a block lies in two
     modules, the inner one holds A and the outer one B of the outer linear.
     """
     first: dict[str, torch.Tensor] = {}
     second: dict[str, torch.Tensor] = {}
+    magnitudes: dict[str, torch.Tensor] = {}
     apart = []
     for layer in (module for module in model.modules() if isinstance(module, MoeloraLayer)):
         names = getattr(layer, "names", {})
         for attribute in layer.adapter_layer_names:
-            match = re.fullmatch(r"moelora_(?:(\w+)_)?([AB])", attribute)
+            match = re.fullmatch(r"moelora_(?:(\w+)_)?(A|B|magnitude)", attribute)
             if match is None:
                 continue  # a router
             role, factor = match.groups()
             value = getattr(layer, attribute)["default"]
-            if role is None:
+            if factor == "magnitude":
+                magnitudes[f"{layer.module_name}.{names[role]}" if role in names else layer.module_name] = value[0]
+            elif role is None:
                 (first if factor == "A" else second)[layer.module_name] = value
             elif role in names:
                 (first if factor == "A" else second)[f"{layer.module_name}.{names[role]}"] = value
@@ -40,11 +43,11 @@ def lora_factors(model: torch.nn.Module) -> dict[str, tuple[torch.Tensor, torch.
             else:
                 first[layer.module_name], second[layer.module_name] = apart.pop(0), value
     assert first.keys() == second.keys() and not apart
-    return {name: (first[name], second[name]) for name in first}
+    return {name: (first[name], second[name]) for name in first}, magnitudes
 
 
-@check("one expert is plain LoRA")
-def test_one_expert_is_plain_lora(subject):
+@check("one expert is plain LoRA or DoRA")
+def test_one_expert_is_the_plain_method(subject):
     if not subject.abilities.mixture:
         not_applicable("is no mixture")
     options = {name: one for name, one in ONE_EXPERT.items() if name in subject.setting_names}
@@ -60,9 +63,9 @@ def test_one_expert_is_plain_lora(subject):
     move(attached, head=False)
     attached.model.eval()
     adapted = subject.method.adapted(attached.base.shapes, attached.settings, attached.context)
-    factors = lora_factors(attached.model)
+    factors, magnitudes = lora_factors(attached.model)
     assert factors.keys() == {linear.name for linear in adapted}
-    plain = Subject("lora", subject.kind).attach(
+    plain = Subject(subject.abilities.one_expert_is, subject.kind).attach(
         r=attached.settings.r, alpha=attached.settings.alpha, modules=sorted(factors)
     )
     with torch.no_grad():
@@ -70,6 +73,8 @@ def test_one_expert_is_plain_lora(subject):
             module = plain.model.base_model.model.get_submodule(name)
             module.lora_A["default"].weight.copy_(a)
             module.lora_B["default"].weight.copy_(b)
+            if magnitudes:
+                module.lora_magnitude_vector["default"].weight.copy_(magnitudes[name])
     tensors = subject.tensors(subject.batch())
     # the same products, summed in another order
     assert torch.allclose(logits(attached.model, tensors), logits(plain.model.eval(), tensors), atol=1e-4, rtol=1e-4)
