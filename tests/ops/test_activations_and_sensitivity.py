@@ -22,14 +22,17 @@ KNOWN = [
 ]
 
 
-@pytest.mark.parametrize(("activation", "expected"), KNOWN, ids=lambda one: str(one)[:30])
+@pytest.mark.parametrize(
+    ("activation", "expected"), KNOWN, ids=[getattr(one, "__name__", str(one)) for one, _ in KNOWN]
+)
 def test_common_activations_are_recognised(activation, expected):
     assert ops.elementwise(activation) is expected
 
 
-@pytest.mark.parametrize(
-    "activation", [one for one, _ in KNOWN] + [ACT2FN["gelu_new"], torch.tanh, lambda x: x, ACT2FN["quick_gelu"]]
-)
+OTHERS = [ACT2FN["gelu_new"], torch.tanh, lambda x: x, ACT2FN["quick_gelu"]]
+
+
+@pytest.mark.parametrize("activation", [one for one, _ in KNOWN] + OTHERS, ids=range(len(KNOWN) + len(OTHERS)))
 def test_adjoint_equals_autograd(activation):
     torch.manual_seed(0)
     values = torch.randn(40, dtype=torch.float64, requires_grad=True)

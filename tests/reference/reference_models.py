@@ -140,6 +140,8 @@ def mixlora(case: Reference, layout: str, dtype: torch.dtype, **settings) -> Att
         pairs[f"{part}.A"] = (getattr(first, f"moelora_{role}_A")["default"], wide_a)
         holder = last if role == "outer" else first
         pairs[f"{part}.B"] = (getattr(holder, f"moelora_{role}_B")["default"], wide_b)
+        if settings.get("dora"):
+            pairs[f"{part}.magnitude"] = (getattr(first, f"moelora_{role}_magnitude")["default"], lambda m: m)
     return Attached(model, pairs).fill(case)
 
 

@@ -29,6 +29,7 @@ ATTACH = {
     "mixlora_two_matrix_bias in one module": lambda case, dtype: mixlora(case, "two_matrix_block", dtype),
     "mixlora_top_p": lambda case, dtype: mixlora(case, "gated", dtype, router="top_p", top_p=case.facts["top_p"]),
     "mixlora_switch": lambda case, dtype: mixlora(case, "gated", dtype, router="switch"),
+    "mixdora_gated": lambda case, dtype: mixlora(case, "gated", dtype, dora=True),
     "mola": lambda case, dtype: mixture(case, dtype, experts=EXPERTS, experts_per_token=PER_TOKEN),
     "loramoe": lambda case, dtype: mixture(case, dtype, experts=EXPERTS, router="dense"),
     "peft_lora": lambda case, dtype: mixture(case, dtype, experts=1, router="none"),
@@ -56,7 +57,9 @@ def test_forward_and_every_gradient(name, dtype):
         errors[leaf] = error(gradient, theirs if leaf == "x" else attached.pairs[leaf][1](theirs))
     # Nothing of the reference's gradients may go uncompared.
     assert set(case.group("gradient")) == set(gradients)
-    assert max(errors.values()) <= TOLERANCE[dtype], errors
+    # DoRA divides by a norm and multiplies by a magnitude, two more roundings to bfloat16.
+    allowed = 2 if name == "mixdora_gated" and dtype is torch.bfloat16 else 1
+    assert max(errors.values()) <= allowed * TOLERANCE[dtype], errors
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
