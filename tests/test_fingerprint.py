@@ -46,7 +46,7 @@ def test_comment_docstring_and_layout_change_nothing(source):
     page = source / "methods" / "mixlora.py"
     text = page.read_text(encoding="utf-8")
     page.write_text(f"# a comment\n\n\n{text}\n\n# another\n", encoding="utf-8")
-    edit(page, "    return attach_config(", "    # why\n    return attach_config(")
+    edit(page, "    return _mixlora.attach(", "    # why\n    return _mixlora.attach(")
     edit(page, '"""Wrap every', '"""Put experts around every')
     loop = source / "training" / "loop.py"
     loop.write_text(

@@ -148,6 +148,14 @@ def test_variant_that_cannot_be_attached_to_a_model(suite):
     assert {run.variant.name for run in expand(suite, CONFIG).runs} == {"lora", "dense_moe_lora-as-coded"}
 
 
+def test_variant_that_does_not_fit_a_models_feed_forward_blocks(suite):
+    suite["variants"].append("mixdora")
+    assert message(suite).startswith(
+        "my-suite.yaml: variant 'mixdora' fits feed-forward blocks of the layout 'gated' or 'two_matrix_block' only, "
+        "found 'minilm' (two_matrix); take it out of 'variants'"
+    )
+
+
 def test_mixture_called_like_a_task(suite):
     suite["grid"][0]["mixtures"] = {"rte": ["mrpc", "cola"]}
     assert message(suite) == "my-suite.yaml: mixture 'rte' has the name of a task; choose another"

@@ -10,24 +10,24 @@ Differs from: their fixed numbers of steps: the warm-up and the final phase are 
 import dataclasses
 
 from moelora.methods._common import attach_config, check_rank, count_linears, names
-from moelora.methods._contract import Abilities, Counts, Hooks, Method
+from moelora.methods._contract import Abilities, Counts, Hooks, Method, setting
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Ranks, alpha, dropout, where, and the schedule: shares of the steps, and steps between two prunings."""
 
-    init_r: int = 12
-    target_r: int = 8
-    alpha: float = 16
-    dropout: float = 0.0
+    init_r: int = setting(12, origin="PEFT's default")
+    target_r: int = setting(8, origin="PEFT's default")
+    alpha: float = setting(16, origin="the authors' MNLI script")
+    dropout: float = setting(0.0, origin="ours; the same for every method")
     modules: "str | list[str]" = "all"
-    warmup_share: float = 0.1
-    final_share: float = 0.3
-    interval: int = 10
-    beta1: float = 0.85
-    beta2: float = 0.85
-    orthogonality: float = 0.1
+    warmup_share: float = setting(0.1, origin="ours")
+    final_share: float = setting(0.3, origin="ours")
+    interval: int = setting(10, origin="ours; the authors' 100 is for longer runs")
+    beta1: float = setting(0.85, origin="arXiv 2303.10512")
+    beta2: float = setting(0.85, origin="arXiv 2303.10512")
+    orthogonality: float = setting(0.1, origin="the authors' scripts; PEFT's default is 0.5")
 
     def __post_init__(self):
         check_rank(self.target_r, self.alpha, self.dropout)

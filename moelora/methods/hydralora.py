@@ -9,17 +9,17 @@ Differs from: the paper's choice of the number of B by clustering the data; it i
 import dataclasses
 
 from moelora.methods._common import attach_config, check_rank, names
-from moelora.methods._contract import Abilities, Counts, Method
+from moelora.methods._contract import Abilities, Counts, Method, setting
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Experts (second factors), rank, alpha and where."""
 
-    experts: int = 4
-    r: int = 4
-    alpha: float = 32
-    dropout: float = 0.0
+    experts: int = setting(4, origin="Clin0212/HydraLoRA's script")
+    r: int = setting(4, origin="Clin0212/HydraLoRA's script")
+    alpha: float = setting(32, origin="Clin0212/HydraLoRA's script")
+    dropout: float = setting(0.0, origin="ours; the script has 0.05")
     modules: "str | list[str]" = "feed_forward"
 
     def __post_init__(self):

@@ -11,7 +11,7 @@ Differs from: the released script, which sets the balance to zero (variant ``lor
 import dataclasses
 
 from moelora.methods._common import attach_config, check_rank, names
-from moelora.methods._contract import Abilities, Counts, Hooks, Method
+from moelora.methods._contract import Abilities, Counts, Hooks, Method, setting
 from moelora.methods._mixture import mixture_counts
 
 
@@ -19,13 +19,13 @@ from moelora.methods._mixture import mixture_counts
 class Settings:
     """Experts, rank, β (``balance_coefficient``), δ (``balance_delta``) and which tasks are of type 1."""
 
-    experts: int = 6
-    r: int = 4
-    alpha: float = 32
-    dropout: float = 0.0
-    balance_loss: str = "localised"
-    balance_coefficient: float = 0.1
-    balance_delta: float = 0.1
+    experts: int = setting(6, origin="arXiv 2312.09979; the released script has 8")
+    r: int = setting(4, origin="arXiv 2312.09979")
+    alpha: float = setting(32, origin="arXiv 2312.09979")
+    dropout: float = setting(0.0, origin="ours; the published runs used 0.05")
+    balance_loss: str = setting("localised", origin="the code's form; the paper prints variance over mean")
+    balance_coefficient: float = setting(0.1, origin="arXiv 2312.09979; 0 in the released script")
+    balance_delta: float = setting(0.1, origin="arXiv 2312.09979")
     knowledge_tasks: "list[str]" = dataclasses.field(default_factory=list)
     modules: "str | list[str]" = "feed_forward"
 

@@ -10,24 +10,24 @@ Differs from: MoE-PEFT's inference branch, which hands back its input (a bug). A
 import dataclasses
 
 from moelora.methods import _mixlora
-from moelora.methods._contract import Abilities, Counts, Method
+from moelora.methods._contract import Abilities, Counts, Method, setting
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Experts, their room, rank, jitter and the two coefficients; the rest as in `mixlora`."""
 
-    experts: int = 8
-    capacity: "int | None" = 32
-    r: int = 8
-    alpha: float = 16
-    dropout: float = 0.0
+    experts: int = setting(8, origin="arXiv 2404.15159")
+    capacity: "int | None" = setting(32, origin="MoE-PEFT's default")
+    r: int = setting(8, origin="ours; the published runs used 16")
+    alpha: float = setting(16, origin="ours; 2 r, as published")
+    dropout: float = setting(0.0, origin="ours; the published runs used 0.05")
     expert_r: "int | None" = None
     expert_alpha: "float | None" = None
-    jitter_noise: float = 0.01
-    init_router_std: float = 0.02
-    balance_coefficient: float = 1e-3
-    z_loss_coefficient: float = 1e-3
+    jitter_noise: float = setting(0.01, origin="MoE-PEFT's default")
+    init_router_std: float = setting(0.02, origin="ours, as `mixlora`; MoE-PEFT's is 1.0")
+    balance_coefficient: float = setting(1e-3, origin="MoE-PEFT's default")
+    z_loss_coefficient: float = setting(1e-3, origin="MoE-PEFT's default")
 
     def __post_init__(self):
         _mixlora.check_settings(self)

@@ -8,22 +8,22 @@ Differs from: it in the balance loss, which counts the experts that a token real
 import dataclasses
 
 from moelora.methods import _mixlora
-from moelora.methods._contract import Abilities, Counts, Method
+from moelora.methods._contract import Abilities, Counts, Method, setting
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Experts, p, rank and the balance coefficient; the rest as in `mixlora`."""
 
-    experts: int = 8
-    top_p: float = 0.8
-    r: int = 8
-    alpha: float = 16
-    dropout: float = 0.0
+    experts: int = setting(8, origin="arXiv 2404.15159")
+    top_p: float = setting(0.8, origin="MoE-PEFT's default")
+    r: int = setting(8, origin="ours; the published runs used 16")
+    alpha: float = setting(16, origin="ours; 2 r, as published")
+    dropout: float = setting(0.0, origin="ours; the published runs used 0.05")
     expert_r: "int | None" = None
     expert_alpha: "float | None" = None
     jitter_noise: float = 0.0
-    balance_coefficient: float = 1e-3
+    balance_coefficient: float = setting(1e-3, origin="MoE-PEFT's default")
 
     def __post_init__(self):
         _mixlora.check_settings(self)

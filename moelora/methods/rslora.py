@@ -7,16 +7,16 @@ Differs from: `lora` in the scaling alone.
 import dataclasses
 
 from moelora.methods._common import attach_config, check_rank, names, plain_counts
-from moelora.methods._contract import Abilities, Counts, Method
+from moelora.methods._contract import Abilities, Counts, Method, setting
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """Rank, alpha, dropout and where."""
 
-    r: int = 8
-    alpha: float = 16
-    dropout: float = 0.0
+    r: int = setting(8, origin="PEFT's default")
+    alpha: float = setting(16, origin="ours; 2 r as in `lora`")
+    dropout: float = setting(0.0, origin="ours; the same for every method")
     modules: "str | list[str]" = "all"
 
     def __post_init__(self):

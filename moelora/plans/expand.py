@@ -169,6 +169,13 @@ def check_architecture(variant: Variant, model: Mapping[str, Any], source: str) 
             f"{allowed} only, found '{model['name']}' ({model['architecture']}): "
             f"{abilities.architecture_note}; take it out of 'variants', or put such models into a suite of their own"
         )
+    fits = abilities.feed_forward_layouts
+    if fits and model["feed_forward_layout"] not in fits:
+        raise ConfigError(
+            f"{source}: variant '{variant.name}' fits feed-forward blocks of the layout "
+            f"{' or '.join(repr(layout) for layout in fits)} only, found '{model['name']}' "
+            f"({model['feed_forward_layout']}); take it out of 'variants', or put such models into a suite of their own"
+        )
 
 
 def _runs(suite, config_dir, model, task, members, variant):

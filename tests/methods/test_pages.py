@@ -44,6 +44,10 @@ def test_unknown_names_are_refused_with_the_nearest():
 def test_closed_formula_equals_the_count(world, architecture, method):
     if architecture not in get_method(method).abilities.architectures:
         pytest.skip(f"{method} is not made for a {architecture}: {get_method(method).abilities.architecture_note}")
+    layouts = get_method(method).abilities.feed_forward_layouts
+    layout = {"encoder": "two_matrix", "decoder": "gated"}[architecture]
+    if layouts and layout not in layouts:
+        pytest.skip(f"{method} does not fit feed-forward blocks of the layout {layout}")
     kind = "classification" if architecture == "encoder" else "multiple_choice"
     documents = [task_document("mood" if architecture == "encoder" else "pick", kind)]
     settings = {"layers": 1} if method == "dense_moe_lora_as_coded" else {}  # four layers by default; there are two
