@@ -99,15 +99,16 @@ class _DoraLinear(torch.autograd.Function):
             unscaled = through.clone()
         norms = norm.norms(weight, cross, a, b, scaling)[0]
         unscaled = add_product(unscaled, products.T, b.T, scaling)
-        scale = (magnitude.to(norms.dtype) / norms).to(rows.dtype)
-        output = unscaled * scale if bias is None else torch.addcmul(bias.to(rows.dtype), unscaled, scale)
+        # Magnitudes move by far less than half precision resolves near 1, so they act in float32.
+        scale = magnitude.to(norms.dtype) / norms
+        output = unscaled * scale if bias is None else torch.addcmul(bias.to(scale.dtype), unscaled, scale)
         if kept is not None:
-            output = output.add_(base).sub_(through)
+            output = output.sub_(through).add_(base)
         ctx.save_for_backward(
             rows, kept, a, b, weight, products, scale, norms, unscaled if ctx.needs_input_grad[3] else None
         )
         ctx.scaling, ctx.dropout, ctx.magnitude_dtype = scaling, dropout, magnitude.dtype
-        return output
+        return output.to(rows.dtype)
 
     @staticmethod
     @once_differentiable
@@ -121,6 +122,7 @@ class _DoraLinear(torch.autograd.Function):
                 d_magnitude = (torch.linalg.vecdot(dy, unscaled, dim=0) / norms).to(ctx.magnitude_dtype)
             scaled = dy * scale
             low = scaled.to(b.dtype)
+            d_frozen = (scaled - dy if kept is not None else scaled).to(dy.dtype)
             if need_b:
                 d_b = (products @ low).T * ctx.scaling
             if need_a or need_x:
@@ -128,8 +130,8 @@ class _DoraLinear(torch.autograd.Function):
             if need_a:
                 d_a = d_products @ drop_again(rows, kept, ctx.dropout).to(a.dtype)
             if need_x and kept is None:
-                d_x = add_product(scaled @ weight.to(dy.dtype), d_products.T, a)
+                d_x = add_product(d_frozen @ weight.to(dy.dtype), d_products.T, a)
             elif need_x:
-                d_dropped = add_product((scaled - dy) @ weight.to(dy.dtype), d_products.T, a)
+                d_dropped = add_product(d_frozen @ weight.to(dy.dtype), d_products.T, a)
                 d_x = drop_again(d_dropped, kept, ctx.dropout).addmm_(dy, weight.to(dy.dtype))
         return d_x, d_a, d_b, d_magnitude, None, None, None, None, None

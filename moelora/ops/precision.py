@@ -5,25 +5,27 @@ pass alike, wherever the backward pass is called.
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import torch
 from torch import Tensor
+
+_NOTHING = nullcontext()
+_known = cache(torch.amp.is_autocast_available)  # some kinds of device do not know autocast and raise when asked
 
 
 def autocasts(tensor: Tensor) -> bool:
     """Say whether autocast is on for the device of a tensor and would cast it (it leaves float64 alone)."""
     kind = tensor.device.type
-    if tensor.dtype == torch.float64 or not torch.amp.is_autocast_available(kind):
-        return False
-    return torch.is_autocast_enabled(kind)
+    return _known(kind) and torch.is_autocast_enabled(kind) and tensor.dtype != torch.float64
 
 
 def without_autocast(tensor: Tensor) -> AbstractContextManager:
     """Return a context in which autocast is off for the device of a tensor."""
     kind = tensor.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+    if _known(kind) and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
-    return nullcontext()
+    return _NOTHING
 
 
 def cast_operands(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
