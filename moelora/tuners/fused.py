@@ -36,7 +36,11 @@ def fuse(model: nn.Module) -> int:
     """
     if os.environ.get(SWITCH) == "0":
         return 0
-    plain = [one for one in model.modules() if type(one) is Linear and not one.fan_in_fan_out]
+    plain = [
+        one
+        for one in model.modules()
+        if type(one) is Linear and type(one.base_layer) is nn.Linear and not one.fan_in_fan_out
+    ]
     for layer in plain:
         layer.__class__ = FusedLinear
         layer.frozen_norm = DoraNorm()
