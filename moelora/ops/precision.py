@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 _NOTHING = nullcontext()
+_reshape_own = torch.ops.aten._unsafe_view.default
 _known = cache(torch.amp.is_autocast_available)  # some kinds of device do not know autocast and raise when asked
 
 
@@ -41,4 +42,14 @@ def cast_operands(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
 
 def as_rows(tensor: Tensor) -> Tensor:
     """Return (..., N) as contiguous rows (T, N), without a copy where possible."""
-    return tensor.reshape(-1, tensor.shape[-1]).contiguous()
+    # A view of the same shape would still be a node of the autograd graph.
+    return (tensor if tensor.dim() == 2 else tensor.reshape(-1, tensor.shape[-1])).contiguous()
+
+
+def like_rows_of(rows: Tensor, x: Tensor) -> Tensor:
+    """Return new rows (T, O) made from x, (..., D), in its shape, (..., O): for what an autograd function returns.
+
+    The caller must hold the only reference to the rows: the result shares their memory but is not a view for
+    autograd, since an output that is one could not be modified in place.
+    """
+    return rows if x.dim() == 2 else _reshape_own(rows, (*x.shape[:-1], rows.shape[-1]))
