@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from moelora.ops.precision import without_autocast
+
 ROUTERS = ("dense", "top_k", "top_p", "switch", "none")
 
 
@@ -59,7 +61,7 @@ class RouterOutput:
 def router_logits(x: Tensor, weight: Tensor) -> Tensor:
     """Return x weight^T in float32 or better, (..., E), whatever autocast says."""
     dtype = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
-    with torch.autocast(device_type=x.device.type, enabled=False):
+    with without_autocast(x):
         return functional.linear(x.to(dtype), weight.to(dtype))
 
 

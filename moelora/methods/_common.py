@@ -61,9 +61,21 @@ def names(linears: Iterable[Linear]) -> list[str]:
     return sorted(linear.name for linear in linears)
 
 
-def attach_config(model: Any, config: Any, context: AttachContext) -> Any:
-    """Return the PEFT model; the head is trained in every method."""
+def attach_config(model: Any, config: Any, context: AttachContext, *, fused: bool = False) -> Any:
+    """Return the PEFT model; the head is trained in every method.
+
+    Args:
+        model: the base model.
+        config: a PEFT config.
+        context: what the head's modules are taken from.
+        fused: let PEFT's own LoRA and DoRA layers compute with our operators (`moelora.tuners.fused`).
+    """
     from peft import get_peft_model
 
     config.modules_to_save = list(context.head_modules) or None
-    return get_peft_model(model, config)
+    model = get_peft_model(model, config)
+    if fused:
+        from moelora.tuners.fused import fuse
+
+        fuse(model)
+    return model

@@ -34,7 +34,7 @@ def attach(model, settings, context):
         target_modules=names(context.shapes.select(settings.modules)),
         use_dora=True,
     )
-    return attach_config(model, config, context)
+    return attach_config(model, config, context, fused=True)
 
 
 def parameters(shapes, settings, context) -> Counts:

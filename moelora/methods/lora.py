@@ -39,7 +39,7 @@ def attach(model, settings, context):
         lora_dropout=settings.dropout,
         target_modules=names(context.shapes.select(settings.modules)),
     )
-    return attach_config(model, config, context)
+    return attach_config(model, config, context, fused=True)
 
 
 def parameters(shapes, settings, context) -> Counts:

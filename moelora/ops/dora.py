@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from moelora.ops.dora_norm import DoraNorm, project_with
 from moelora.ops.low_rank import add_product, drop, drop_again
-from moelora.ops.precision import as_rows, cast_operands, without_autocast
+from moelora.ops.precision import as_rows, cast_operands, like_rows_of, without_autocast
 
 
 def dora_linear(
@@ -49,10 +49,9 @@ def dora_linear(
         (..., O).
     """
     norm = norm or DoraNorm()
-    rows, a_cast, b_cast = cast_operands(as_rows(x), a, b)
-    with without_autocast(rows):
-        output = _DoraLinear.apply(rows, a_cast, b_cast, magnitude, weight, bias, scaling, norm, dropout)
-    return output.view(*x.shape[:-1], output.shape[-1])
+    x, a, b = cast_operands(x, a, b)
+    with without_autocast(x):
+        return _DoraLinear.apply(x, a, b, magnitude, weight, bias, scaling, norm, dropout)
 
 
 def dora_linear_reference(
@@ -80,7 +79,7 @@ class _DoraLinear(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        rows: Tensor,
+        x: Tensor,
         a: Tensor,
         b: Tensor,
         magnitude: Tensor,
@@ -90,6 +89,7 @@ class _DoraLinear(torch.autograd.Function):
         norm: DoraNorm,
         dropout: float,
     ) -> Tensor:
+        rows = as_rows(x)
         dropped, kept = drop(rows, dropout)
         products = a @ dropped.to(a.dtype).T
         if kept is None:
@@ -99,15 +99,16 @@ class _DoraLinear(torch.autograd.Function):
             unscaled = through.clone()
         norms = norm.norms(weight, cross, a, b, scaling)[0]
         unscaled = add_product(unscaled, products.T, b.T, scaling)
-        scale = (magnitude.to(norms.dtype) / norms).to(rows.dtype)
-        output = unscaled * scale if bias is None else torch.addcmul(bias.to(rows.dtype), unscaled, scale)
+        # Magnitudes move by far less than half precision resolves near 1, so they act in float32.
+        scale = magnitude.to(norms.dtype) / norms
+        output = unscaled * scale if bias is None else torch.addcmul(bias.to(scale.dtype), unscaled, scale)
         if kept is not None:
-            output = output.add_(base).sub_(through)
+            output = output.sub_(through).add_(base)
         ctx.save_for_backward(
             rows, kept, a, b, weight, products, scale, norms, unscaled if ctx.needs_input_grad[3] else None
         )
-        ctx.scaling, ctx.dropout, ctx.magnitude_dtype = scaling, dropout, magnitude.dtype
-        return output
+        ctx.scaling, ctx.dropout, ctx.magnitude_dtype, ctx.shape = scaling, dropout, magnitude.dtype, x.shape
+        return like_rows_of(output.to(rows.dtype), x)
 
     @staticmethod
     @once_differentiable
@@ -116,11 +117,12 @@ class _DoraLinear(torch.autograd.Function):
         need_x, need_a, need_b, need_magnitude = ctx.needs_input_grad[:4]
         d_x = d_a = d_b = d_magnitude = None
         with without_autocast(rows):
-            dy = dy.contiguous()
+            dy = as_rows(dy)
             if need_magnitude:
                 d_magnitude = (torch.linalg.vecdot(dy, unscaled, dim=0) / norms).to(ctx.magnitude_dtype)
             scaled = dy * scale
             low = scaled.to(b.dtype)
+            d_frozen = (scaled - dy if kept is not None else scaled).to(dy.dtype)
             if need_b:
                 d_b = (products @ low).T * ctx.scaling
             if need_a or need_x:
@@ -128,8 +130,10 @@ class _DoraLinear(torch.autograd.Function):
             if need_a:
                 d_a = d_products @ drop_again(rows, kept, ctx.dropout).to(a.dtype)
             if need_x and kept is None:
-                d_x = add_product(scaled @ weight.to(dy.dtype), d_products.T, a)
+                d_x = add_product(d_frozen @ weight.to(dy.dtype), d_products.T, a)
             elif need_x:
-                d_dropped = add_product((scaled - dy) @ weight.to(dy.dtype), d_products.T, a)
+                d_dropped = add_product(d_frozen @ weight.to(dy.dtype), d_products.T, a)
                 d_x = drop_again(d_dropped, kept, ctx.dropout).addmm_(dy, weight.to(dy.dtype))
+            if need_x:
+                d_x = d_x.view(ctx.shape)
         return d_x, d_a, d_b, d_magnitude, None, None, None, None, None

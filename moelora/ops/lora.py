@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from moelora.ops.low_rank import add_product, drop, drop_again, widen
-from moelora.ops.precision import as_rows, cast_operands, without_autocast
+from moelora.ops.precision import as_rows, cast_operands, like_rows_of, without_autocast
 
 
 def lora_linear(
@@ -58,14 +58,16 @@ def lora_linear(
     """
     if (weight is None) == (base is None):
         raise ValueError("lora_linear takes the frozen weight or the frozen layer's output: give exactly one")
-    rows, a, b = cast_operands(as_rows(x), a, b)
-    if base is not None:
-        overwrite = overwrite and base.is_contiguous() and base.dtype == b.dtype
-        base = base if overwrite else as_rows(base)
+    x, a, b = cast_operands(x, a, b)
     weights = None if weights is None else as_rows(weights)
+    if base is None:
+        with without_autocast(x):
+            return _LowRankLinear.apply(None, x, a, b, weights, weight, bias, scaling, dropout, False)
+    overwrite = overwrite and base.is_contiguous() and base.dtype == b.dtype
     with without_autocast(x):
-        # Rows go in and come out: a view made inside the function could not be modified in place by the caller.
-        output = _LowRankLinear.apply(base, rows, a, b, weights, weight, bias, scaling, dropout, overwrite)
+        output = _LowRankLinear.apply(
+            base if overwrite else as_rows(base), as_rows(x), a, b, weights, None, None, scaling, dropout, overwrite
+        )
     return output.view(*x.shape[:-1], output.shape[-1])
 
 
@@ -83,7 +85,7 @@ class _LowRankLinear(torch.autograd.Function):
     def forward(
         ctx: Any,
         base: Tensor | None,
-        rows: Tensor,
+        x: Tensor,
         a: Tensor,
         b: Tensor,
         weights: Tensor | None,
@@ -93,13 +95,14 @@ class _LowRankLinear(torch.autograd.Function):
         dropout: float,
         overwrite: bool,
     ) -> Tensor:
+        rows = as_rows(x)
         dropped, kept = drop(rows, dropout)
         products = a @ dropped.to(a.dtype).T
         widened, factor = _weigh(products, weights, b, scaling)
         if weight is not None:
             frozen_bias = None if bias is None else bias.to(rows.dtype)
             output = functional.linear(rows, weight.to(rows.dtype), frozen_bias)
-            output = add_product(output, widened.T, b.T, factor)
+            output = like_rows_of(add_product(output, widened.T, b.T, factor), x)
         elif overwrite:
             ctx.mark_dirty(base)
             add_product(base.view(-1, base.shape[-1]), widened.T, b.T, factor)
@@ -109,7 +112,7 @@ class _LowRankLinear(torch.autograd.Function):
         else:
             output = base + factor * (widened.T @ b.T)
         ctx.save_for_backward(rows, kept, a, b, weights, products, weight)
-        ctx.scaling, ctx.dropout = scaling, dropout
+        ctx.scaling, ctx.dropout, ctx.shape = scaling, dropout, x.shape
         ctx.base_dtype = None if base is None else base.dtype
         return output
 
@@ -141,6 +144,7 @@ class _LowRankLinear(torch.autograd.Function):
                     d_x = drop_again(d_x, kept, ctx.dropout)
                     if weight is not None:
                         d_x = d_x.addmm_(dy, weight.to(dy.dtype))
+                d_x = d_x.view(ctx.shape)
         return d_base, d_x, d_a, d_b, d_weights, None, None, None, None, None
 
 

@@ -103,7 +103,8 @@ class _Experts(torch.autograd.Function):
         dropped = dropped.to(last_a.dtype)
         lows = [(a @ dropped.T).mul_(settings.scaling) for a in firsts_a]
         rows = ExpertRows(firsts, lows, seconds, last_a, activation, settings.dropout)
-        shares = make_shares(chosen, weights, experts, last_a.shape[0] // experts, settings.grouped)
+        rank, width = last_a.shape[0] // experts, last_a.shape[1]
+        shares = make_shares(chosen, weights, experts, rank, settings.grouped, width)
         mixed, last, masks = mix_rows(rows, shares)
         ctx.save_for_backward(x, kept, chosen, weights, last_a, *firsts, *lows, *firsts_a, *seconds, *masks)
         ctx.count, ctx.activation, ctx.settings, ctx.experts = count, activation, settings, experts
@@ -118,7 +119,8 @@ class _Experts(torch.autograd.Function):
         masks = others[4 * count :]
         with without_autocast(x):
             rows = ExpertRows(firsts, lows, seconds, last_a, ctx.activation, settings.dropout)
-            shares = make_shares(chosen, weights, ctx.experts, last_a.shape[0] // ctx.experts, settings.grouped)
+            rank, width = last_a.shape[0] // ctx.experts, last_a.shape[1]
+            shares = make_shares(chosen, weights, ctx.experts, rank, settings.grouped, width)
             gradients = _zeros_for(rows, weights.new_zeros(weights.numel()))
             unmix_rows(rows, shares, masks, as_rows(d_mixed), d_products.T, gradients)
             d_weights = gradients.weights.view(weights.shape).masked_fill_(chosen < 0, 0)

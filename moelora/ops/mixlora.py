@@ -118,7 +118,8 @@ class _Block(torch.autograd.Function):
             lows = [(a @ dropped.T).mul_(settings.scaling) for a in first[:-1]]
             projections = [_apply(own, w, b) for w, b in zip(frozen[:-1], bias[:-1], strict=True)]
             rows = ExpertRows(projections, lows, second[:-1], first[-1], activation, settings.dropout)
-            shares = make_shares(chosen[part], weights[part], experts, first[0].shape[0] // experts, settings.grouped)
+            rank, width = first[-1].shape[0] // experts, first[-1].shape[1]
+            shares = make_shares(chosen[part], weights[part], experts, rank, settings.grouped, width)
             mixed, last, masks = mix_rows(rows, shares)
             by_expert = weights_by_expert(chosen[part], weights[part], experts)
             result = torch.mm(mixed.to(own.dtype), frozen[-1].to(own.dtype).T, out=output[part])
@@ -157,7 +158,8 @@ class _Block(torch.autograd.Function):
                 own, own_dy = x[part], dy[part]
                 low_dy = own_dy.to(second[-1].dtype)
                 rows = ExpertRows(projections, lows, second[:-1], first[-1], ctx.activation, settings.dropout)
-                shares = make_shares(chosen[part], weights[part], experts, last.shape[0] // experts, settings.grouped)
+                rank, width = first[-1].shape[0] // experts, first[-1].shape[1]
+                shares = make_shares(chosen[part], weights[part], experts, rank, settings.grouped, width)
                 own_weights = weights.new_zeros(weights[part].numel())
                 gradients = RowGradients(
                     [torch.zeros_like(one) for one in projections], [torch.zeros_like(one) for one in lows],

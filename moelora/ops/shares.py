@@ -14,7 +14,8 @@ Notation: T tokens, N rows of a share, F width, R rank, E experts, K slots.
 import torch
 from torch import Tensor
 
-ROWS_AT_ONCE = 256  # bounds the working memory of a share; smaller ones are no faster
+# They bound the working memory of a share; smaller ones are no faster.
+ROWS_AT_ONCE, NUMBERS_AT_ONCE = 256, 2**19
 
 
 class Share:
@@ -102,6 +103,7 @@ def make_shares(
     experts: int,
     rank: int,
     grouped: bool | None = None,
+    width: int | None = None,
 ) -> list[Share]:
     """Cut the (token, slot) pairs into shares.
 
@@ -111,14 +113,17 @@ def make_shares(
         experts: E.
         rank: R.
         grouped: Which form; None is grouped on a CPU and masked elsewhere.
+        width: F; groups of narrow rows may be longer, so that there are fewer of them.
     """
     if grouped is None:
         grouped = chosen.device.type == "cpu"
     weights = weights.masked_fill(chosen < 0, 0)
-    return _grouped(chosen, weights, experts, rank) if grouped else _masked(chosen, weights, experts, rank)
+    if not grouped:
+        return _masked(chosen, weights, experts, rank)
+    return _grouped(chosen, weights, experts, rank, max(ROWS_AT_ONCE, NUMBERS_AT_ONCE // width if width else 0))
 
 
-def _grouped(chosen: Tensor, weights: Tensor, experts: int, rank: int) -> list[Share]:
+def _grouped(chosen: Tensor, weights: Tensor, experts: int, rank: int, at_once: int) -> list[Share]:
     flat = chosen.reshape(-1)
     order = torch.argsort(flat, stable=True)
     tokens = order // chosen.shape[1]
@@ -127,8 +132,8 @@ def _grouped(chosen: Tensor, weights: Tensor, experts: int, rank: int) -> list[S
     shares, start = [], unused
     for expert, count in enumerate(counts):
         columns = slice(expert * rank, (expert + 1) * rank)
-        for first in range(start, start + count, ROWS_AT_ONCE):
-            part = slice(first, min(first + ROWS_AT_ONCE, start + count))
+        for first in range(start, start + count, at_once):
+            part = slice(first, min(first + at_once, start + count))
             shares.append(Share(tokens[part], columns, None, sorted_weights[part], order[part], expert, rank))
         start += count
     return shares

@@ -11,6 +11,7 @@ Import it also before `PeftModel.from_pretrained` of a saved adapter: PEFT other
 from moelora.tuners.bottleneck import BottleneckAttention, BottleneckConfig, BottleneckModel
 from moelora.tuners.config import MixLoraConfig, MixtureConfig
 from moelora.tuners.dora_layer import DoraLinear, MixDoraFeedForward, MixDoraTwoMatrix
+from moelora.tuners.fused import FusedLinear, fuse, unfuse
 from moelora.tuners.layer import MoeloraLayer
 from moelora.tuners.mixlora_layer import MixLoraFeedForward, MixLoraInner, MixLoraOuter, MixLoraTwoMatrix
 from moelora.tuners.mixture_layer import MixtureLinear
@@ -28,6 +29,7 @@ __all__ = [
     "BottleneckConfig",
     "BottleneckModel",
     "DoraLinear",
+    "FusedLinear",
     "MixDoraFeedForward",
     "MixDoraTwoMatrix",
     "MixLoraConfig",
@@ -41,9 +43,11 @@ __all__ = [
     "MixtureModel",
     "MoeloraLayer",
     "balance_loss",
+    "fuse",
     "record_routing",
     "routing",
     "set_sample_types",
+    "unfuse",
 ]
 
 

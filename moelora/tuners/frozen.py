@@ -7,20 +7,35 @@ from moelora.ops import Frozen
 from moelora.ops.precision import autocasts
 
 
+def is_hooked(module: nn.Module) -> bool:
+    """Say whether calling a module would do something besides its class's forward."""
+    # Looked up where they are kept: these checks run in every layer of every pass.
+    own = module.__dict__
+    return bool(
+        "forward" in own
+        or "_hf_hook" in own
+        or own["_forward_hooks"]
+        or own["_forward_pre_hooks"]
+        or own["_backward_hooks"]
+        or own["_backward_pre_hooks"]
+    )
+
+
 def is_plain(layer: nn.Module, x: Tensor) -> bool:
     """Say whether calling a layer on x would do nothing but multiply with its frozen dense weight.
 
     Quantised, offloaded, hooked, sharded and trained layers must be called as modules.
     """
-    if type(layer) is not nn.Linear or "forward" in layer.__dict__ or hasattr(layer, "_hf_hook"):
+    if type(layer) is not nn.Linear or is_hooked(layer):
         return False
-    if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+    parameters = layer._parameters
+    # A sharded or replicated layer has lost its parameters, or they are of another type.
+    weight, bias = parameters.get("weight"), parameters.get("bias", layer)
+    if type(weight) is not nn.Parameter or weight.requires_grad:
         return False
-    tensors = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
-    if any(type(one) not in (nn.Parameter, torch.Tensor) or one.requires_grad for one in tensors):
+    if bias is not None and (type(bias) is not nn.Parameter or bias.requires_grad):
         return False
-    weight = layer.weight
-    same_dtype = (autocasts(x) and weight.dtype != torch.float64) or x.dtype == weight.dtype
+    same_dtype = x.dtype == weight.dtype or (weight.dtype != torch.float64 and autocasts(x))
     return same_dtype and x.device == weight.device
 
 

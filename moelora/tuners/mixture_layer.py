@@ -74,8 +74,7 @@ class MixtureLinear(nn.Module, MoeloraLayer):
         a, b = self.moelora_A[adapter], self.moelora_B[adapter]
         weights = None
         if adapter in self.moelora_router:
-            routed = self._route(x, adapter, self.moelora_router[adapter])
-            weights = routed.weights.view(*x.shape[:-1], -1)
+            weights = self._route(x, adapter, self.moelora_router[adapter]).weights
         elif self.shared_a[adapter]:
             weights = x.new_ones(self.experts[adapter]).expand(*x.shape[:-1], -1)  # the stack has one A only
         dropout = dropout_probability(self.moelora_dropout[adapter])

@@ -10,6 +10,7 @@ from subjects import assert_equal, check, copy_config, logits, not_applicable, t
 from moelora.errors import MergeError
 from moelora.training.attach import load_adapter, save_adapter
 from moelora.training.state import trainable_tensors
+from moelora.tuners import FusedLinear, fuse
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -30,6 +31,10 @@ def test_saved_and_loaded_is_bit_equal(subject, dtype, tmp_path):
         assert torch.equal(logits(fresh.model.eval(), tensors), expected)
         return
     loaded = PeftModel.from_pretrained(bases.make_base(subject.kind, dtype), tmp_path).eval()
+    if any(isinstance(layer, FusedLinear) for layer in tuner_layers(attached.model)):
+        # PEFT's own layers, which it came back with, add up in another order.
+        assert (logits(loaded, tensors) - expected).norm() < 8 * torch.finfo(dtype).eps * expected.norm()
+        fuse(loaded)
     assert torch.equal(logits(loaded, tensors), expected)
     with torch.no_grad():
         # With low_cpu_mem_usage PEFT 0.21 rounds every adapter, its own LoRA too, to the base model's dtype.

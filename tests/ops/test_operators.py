@@ -193,6 +193,7 @@ def test_no_tokens_give_empty_output_and_zero_gradients(name):
 @pytest.mark.parametrize("name", BLOCKS)
 def test_experts_with_more_rows_than_a_share_holds(name, monkeypatch):
     monkeypatch.setattr(shares, "ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(shares, "NUMBERS_AT_ONCE", 0)
     monkeypatch.setattr(mixdora_function, "ROWS_AT_ONCE", 3)
     case = make(name, tokens=12, unused=True)
     assert_same(case.fast, case.slow, case.leaves)

@@ -42,7 +42,7 @@ def test_an_encoder_run_learns_and_leaves_a_record(world, tmp_path):
     assert entry["metrics"]["accuracy"] > entry["majority"]["accuracy"]
     assert entry["n_items"] == 24 and entry["synthetic"]
     assert record["training"]["loss_curve"][-1][1] < record["training"]["loss_curve"][0][1]
-    assert record["attached"] == [{"type": "Linear", "count": 12, "dtype": "float32"}]
+    assert record["attached"] == [{"type": "FusedLinear", "count": 12, "dtype": "float32"}]
     assert (run.folder / "adapter" / "adapter_model.safetensors").is_file()
     assert read_record(run.folder / "record.json")["id"] == run.hash
 
