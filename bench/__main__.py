@@ -20,17 +20,8 @@ from moelora.errors import ConfigError, MoeloraError
 from moelora.files import atomic_write_json, atomic_write_text, read_json
 from moelora.records.environment import commit, now
 
-SWEPT = (
-    "base",
-    REFERENCE,
-    "lora",
-    "dense",
-    "loramoe-moe-peft",
-    "top-k",
-    "mola-moe-peft",
-    "mixlora",
-    "mixlora-moe-peft",
-)
+OURS_SWEPT = ("base", "lora", "dense", "top-k", "mixlora")
+SWEPT = (*OURS_SWEPT, "loramoe-moe-peft", "mola-moe-peft", "mixlora-moe-peft")
 VALUES = {"tokens": (64, 128, 256, 512), "experts": (2, 4, 8, 16), "rank": (4, 8, 16, 32), "depth": (1, 2, 4, 8)}
 GPU_VALUES = {"tokens": (2048, 4096, 8192), "depth": (1, 2, 4)}
 
