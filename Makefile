@@ -38,7 +38,7 @@ battery: environment
 	$(BIN)/moelora docs
 
 # One thread and CPU time: what other processes do then matters least. ROUNDS=5 is quicker, ROUNDS=21 steadier.
-ROUNDS ?= 9
+ROUNDS ?= 7
 bench: environment
 	OMP_NUM_THREADS=1 $(BIN)/python -m bench run --rounds $(ROUNDS) --name bench
 	$(BIN)/python -m bench guard results/bench/bench.json

@@ -13,7 +13,7 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 import torch
 
 from bench import guard, records, report
-from bench.contest import Timing, hold, names_of
+from bench.contest import Timing, hold, names_of, own_failures
 from bench.variants import MODES, VARIANTS, Settings
 from bench.workloads import KINDS, PRESETS, Workload
 from moelora.errors import ConfigError, MoeloraError
@@ -47,6 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
         one.add_argument("--rounds", type=int, default=9)
         one.add_argument("--warmup", type=int, default=1)
         one.add_argument("--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", "1")))
+        one.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="instead of the preset's")
         one.add_argument("--tokens", type=int, help="tokens of a sequence instead of the preset's")
         one.add_argument("--layers", type=int, help="decoder layers of the model instead of the preset's")
         for name in ("experts", "per_token", "rank"):
@@ -88,6 +89,7 @@ def prepare(options: argparse.Namespace) -> tuple[list[Workload], Settings, Timi
         dataclasses.replace(
             one,
             length=options.tokens or one.length,
+            dtype=options.dtype or one.dtype,
             layers=(options.layers or one.layers) if one.kind == "model" else 1,
         )
         for one in workloads
@@ -97,8 +99,8 @@ def prepare(options: argparse.Namespace) -> tuple[list[Workload], Settings, Timi
     return workloads, settings, Timing(options.rounds, options.warmup, clock)
 
 
-def run(options: argparse.Namespace) -> Path:
-    """Hold the comparisons of ``run`` and write their record."""
+def run(options: argparse.Namespace) -> list[str]:
+    """Hold the comparisons of ``run``, write their record and return our own variants that failed."""
     workloads, settings, timing = prepare(options)
     plans = [
         (workload, dataclasses.replace(settings, dropout=rate), mode)
@@ -110,8 +112,8 @@ def run(options: argparse.Namespace) -> Path:
     return _hold_all(plans, timing, options, None, options.variants, f"{options.preset}-run")
 
 
-def sweep(options: argparse.Namespace) -> Path:
-    """Hold the comparisons of ``sweep`` and write their record."""
+def sweep(options: argparse.Namespace) -> list[str]:
+    """Hold the comparisons of ``sweep``, write their record and return our own variants that failed."""
     workloads, settings, timing = prepare(options)
     kind = options.workload[0] if options.workload else ("model" if options.axis == "depth" else "block")
     workload = next(one for one in workloads if one.kind == kind)
@@ -133,10 +135,12 @@ def sweep(options: argparse.Namespace) -> Path:
     return _hold_all(plans, timing, options, options.axis, options.variants or SWEPT, name)
 
 
-def _hold_all(plans: list, timing: Timing, options: argparse.Namespace, axis: str | None, chosen, name: str) -> Path:
+def _hold_all(
+    plans: list, timing: Timing, options: argparse.Namespace, axis: str | None, chosen, name: str
+) -> list[str]:
     started, load = now(), records.load_average()
     commit()  # kept from here on: the checkout may change while this runs
-    groups = []
+    groups: list[dict] = []
     for number, (workload, settings, mode) in enumerate(plans, 1):
         title = f"{number}/{len(plans)} {workload.name} {mode}, dropout {settings.dropout:g}"
 
@@ -145,11 +149,12 @@ def _hold_all(plans: list, timing: Timing, options: argparse.Namespace, axis: st
 
         groups.append(hold(workload, settings, mode, timing, chosen, report=say))
         print(file=sys.stderr)
-    record = records.make(options.name or name, groups, plans[0][0].device, started, load, axis)
-    path = records.write(record, options.out)
+        # After each comparison, so that one who stops it keeps what there is.
+        record = records.make(options.name or name, groups, plans[0][0].device, started, load, axis)
+        path = records.write(record, options.out)
     print(report.markdown(record))
     print(f"record: {path}")
-    return path
+    return sorted({name for group in groups for name in own_failures(group)})
 
 
 def check(options: argparse.Namespace) -> list[str]:
@@ -172,10 +177,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command and return the exit status."""
     options = make_parser().parse_args(arguments)
     try:
-        if options.command == "run":
-            run(options)
-        elif options.command == "sweep":
-            sweep(options)
+        if options.command in ("run", "sweep"):
+            if failed := (run if options.command == "run" else sweep)(options):
+                print(f"error: {', '.join(failed)} failed; the record has the reasons", file=sys.stderr)
+                return 1
         elif options.command == "guard":
             check(options)
         elif options.command == "table":

@@ -24,13 +24,18 @@ class NotInstalledError(Exception):
     """A package that a variant needs cannot be imported."""
 
 
+def is_there(package: str) -> bool:
+    """Say whether a package can be imported."""
+    return importlib.util.find_spec(package) is not None
+
+
 def check_installed(package: str | None) -> None:
     """Refuse where the package is missing.
 
     Raises:
         NotInstalledError: It cannot be imported.
     """
-    if package is not None and importlib.util.find_spec(package) is None:
+    if package is not None and not is_there(package):
         raise NotInstalledError(f"{package.replace('_', '-')} is not installed: {INSTALL}")
 
 
