@@ -12,10 +12,8 @@ AXES = {"tokens": "tokens of a step", "experts": "experts", "rank": "rank", "dep
 
 def place_of(group: Mapping[str, Any], axis: str) -> int:
     """Return where a comparison stands on the axis of its sweep."""
-    work, settings = group["workload"], group["settings"]
-    values = {"tokens": work["batch"] * work["length"], "depth": work["layers"], **settings}
-    values["experts"], values["rank"] = settings["experts"], settings["rank"]
-    return values[axis]
+    work = group["workload"]
+    return {"tokens": work["batch"] * work["length"], "depth": work["layers"], **group["settings"]}[axis]
 
 
 def lines_of(record: Mapping[str, Any]) -> dict[str, list[tuple[int, float, float, float]]]:

@@ -67,13 +67,18 @@ def _cells(row: Mapping[str, Any], rows: Mapping[str, Any], reference: Mapping[s
         row["title"],
         f"{row['ratio']:.2f}",
         f"{low:.2f}–{high:.2f}",
-        f"{1000 * row['median_seconds'][clock]:.3g}",
+        _milliseconds(row["median_seconds"][clock]),
         f"{row['tokens_per_second']:.0f}",
         _share(row["saved_bytes"], reference["saved_bytes"]),
         _share(row["peak_bytes"], reference["peak_bytes"]),
         f"{row['trainable']:,}" if row["trainable"] else "–",
         _advantage(row, rows, clock),
     ]
+
+
+def _milliseconds(seconds: float) -> str:
+    value = 1000 * seconds
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _share(mine: int | None, theirs: int | None) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from bench.workloads import FEED_FORWARD, Batch, Workload
+from bench.workloads import FEED_FORWARD, Batch, Workload, share
 
 ONE_PASS, BLOCK_BY_BLOCK = "sensitivity", "block-by-block"
 TITLES = {
@@ -71,7 +71,5 @@ def lora_step(model: nn.Module, batch: Batch) -> Callable[[], None]:
 
 def make_step(name: str, base: nn.Module, workload: Workload, batch: Batch) -> Callable[[], object]:
     """Return the step of one of the two measurements, on modules of its own around the shared weights."""
-    from bench.workloads import share
-
     make = one_pass if name == ONE_PASS else block_by_block
     return make(share(base).eval(), workload, batch)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bench import rivals
-from bench.workloads import FEED_FORWARD, Workload
+from bench.workloads import FEED_FORWARD, Workload, share
 
 REFERENCE = "lora-peft"
 TRAINING, INFERENCE, SENSITIVITY = "training", "inference", "sensitivity"
@@ -169,8 +169,6 @@ def build(name: str, base: nn.Module, workload: Workload, settings: Settings, tr
     Raises:
         NotInstalledError: The package that it needs cannot be imported.
     """
-    from bench.workloads import share
-
     variant = VARIANTS[name]
     rivals.check_installed(variant.package)
     torch.manual_seed(1)
