@@ -162,7 +162,8 @@ def check(options: argparse.Namespace) -> list[str]:
     path = options.record or records.newest()
     record = records.read(path)
     if options.write:
-        atomic_write_json(options.expected, {"margin": guard.MARGIN, "ratios": guard.ratios_of(record)})
+        before = read_json(options.expected, "expected ratios")["ratios"] if options.expected.exists() else {}
+        atomic_write_json(options.expected, {"margin": guard.MARGIN, "ratios": before | guard.ratios_of(record)})
         print(f"{options.expected} now has the ratios of {path}")
         return []
     expected = read_json(options.expected, "expected ratios")

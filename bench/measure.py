@@ -44,14 +44,20 @@ class Stopwatch:
 
 
 def order(names: Sequence[str], number: int) -> list[str]:
-    """Return the order of a round.
+    """Return the order of a round: a row of a Williams square, which rotates the names.
 
-    After n rounds of n names each name has stood in each place once; after 2 n all rotations have come in both
-    directions, so that nobody always follows the same neighbour.
+    A step leaves its successor a cache and a heap, so no variant may always follow the same one. After n rounds of an
+    even number n of names (2 n of an odd one) each has stood in each place equally often, and has followed each other
+    one equally often.
+
+    Source: E. J. Williams, Australian Journal of Scientific Research A 2 (1949), 149-168.
     """
-    cycle, place = divmod(number, len(names))
-    turned = [*names[place:], *names[:place]]
-    return turned[::-1] if (place + cycle) % 2 else turned
+    count = len(names)
+    cycle, turn = divmod(number, count)
+    # 0, 1, n - 1, 2, n - 2, ...: the differences of neighbours are all different.
+    zigzag = [(place + 1) // 2 if place % 2 else -(place // 2) for place in range(count)]
+    turned = [names[(place + turn) % count] for place in zigzag]
+    return turned[::-1] if cycle % 2 else turned
 
 
 def time_rounds(
