@@ -1,5 +1,6 @@
 # make run    a fresh clone becomes a report: environment in .venv, then the built-in suite
 # make test   the tests that need no network, no GPU and no download
+# make bench  time and memory beside PEFT and the public packages on one CPU core, minutes; bench-gpu the same on a GPU
 # make battery  every method through every check; writes the registry of proven methods and docs/methods
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,7 +11,7 @@ SLOW_WORKERS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.moelora-installed
 
-.PHONY: run test test-slow battery docs lint format environment clean
+.PHONY: run test test-slow battery bench bench-gpu docs lint format environment clean
 
 run: environment
 	$(BIN)/snakemake --cores $(CORES)
@@ -35,6 +36,15 @@ test-slow: environment
 battery: environment
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup tests/battery --battery-matrix
 	$(BIN)/moelora docs
+
+# One thread and CPU time: what other processes do then matters least. ROUNDS=5 is quicker, ROUNDS=21 steadier.
+ROUNDS ?= 7
+bench: environment
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench run --rounds $(ROUNDS) --name bench
+	$(BIN)/python -m bench guard results/bench/bench.json
+
+bench-gpu: environment
+	$(BIN)/python -m bench run --preset gpu --rounds $(ROUNDS) --name bench-gpu
 
 docs: environment
 	$(BIN)/moelora docs
