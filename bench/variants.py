@@ -111,26 +111,11 @@ def _mixlora(workload: Workload, settings: Settings, dora: bool = False) -> Any:
 
 
 def _dora(model: nn.Module, workload: Workload, settings: Settings) -> tuple[Any, list[torch.Tensor]]:
-    """Attach PEFT's DoRA and let `moelora.ops.dora_linear` compute its layers."""
-    from moelora.ops import DoraNorm, dora_linear
+    """Attach PEFT's DoRA and let our operator compute its layers."""
+    from moelora.tuners import fuse
 
     adapted, parameters = _with_peft(lambda w, s: _peft(w, s, dora=True))(model, workload, settings)
-
-    def replace(layer: Any) -> None:
-        norm, base = DoraNorm(), layer.base_layer
-
-        def forward(x: torch.Tensor) -> torch.Tensor:
-            return dora_linear(
-                x, base.weight, base.bias, layer.lora_A["default"].weight, layer.lora_B["default"].weight,
-                layer.lora_magnitude_vector["default"].weight, layer.scaling["default"], norm,
-                settings.dropout if layer.training else 0.0,
-            )  # fmt: skip
-
-        layer.forward = forward
-
-    for layer in adapted.modules():
-        if "default" in getattr(layer, "lora_magnitude_vector", ()):
-            replace(layer)
+    fuse(adapted)
     return adapted, parameters
 
 
