@@ -34,7 +34,8 @@ class _Layer(NamedTuple):
     def finish(self, unscaled: Tensor, share: Share) -> Tensor:
         """Return unscaled rows (N, O) rescaled for their experts, plus the bias."""
         scale = share.pick(self.scale)
-        return unscaled * scale if self.bias is None else torch.addcmul(self.bias.to(unscaled.dtype), unscaled, scale)
+        rows = unscaled * scale if self.bias is None else torch.addcmul(self.bias.to(scale.dtype), unscaled, scale)
+        return rows.to(unscaled.dtype)
 
 
 def _inner(
@@ -79,7 +80,8 @@ class MixDoraBlock(torch.autograd.Function):
             else:
                 cross = a @ weight.to(a.dtype).T
             norm = norms[place].norms(weight, cross, a, b, settings.scaling, experts)
-            scale = (magnitudes[place].to(norm.dtype) / norm).to(x.dtype)
+            # Magnitudes move by far less than half precision resolves near 1, so they act in float32.
+            scale = magnitudes[place].to(norm.dtype) / norm
             layers.append(_Layer(weight, bias, a, b, scale, norm))
         shares = _shares(chosen, weights, layers, settings)
         last = layers[-1]
@@ -161,7 +163,7 @@ class MixDoraBlock(torch.autograd.Function):
                     for place, d in enumerate(d_inner):
                         layer = layers[place]
                         share.sum_product(d_scales[place], d, plain[place])
-                        d = d * share.pick(layer.scale)
+                        d = (d * share.pick(layer.scale)).to(d.dtype)
                         share.put(d_firsts[place], d)
                         d = d.to(layer.b.dtype)
                         d_b[place][columns].addmm_(share.take_low(lows[place]), d)

@@ -197,3 +197,19 @@ def test_experts_with_more_rows_than_a_share_holds(name, monkeypatch):
     monkeypatch.setattr(mixdora_function, "ROWS_AT_ONCE", 3)
     case = make(name, tokens=12, unused=True)
     assert_same(case.fast, case.slow, case.leaves)
+
+
+def test_a_small_step_of_a_magnitude_counts_in_half_precision():
+    """A magnitude moves by less than bfloat16 resolves near 1; the output as a whole must follow all the same."""
+    torch.manual_seed(0)
+    x = torch.randn(64, 32).bfloat16()
+    layers = [ops.Frozen((torch.randn(shape) / 6).bfloat16()) for shape in ((48, 32), (32, 48))]
+    factors = tuple(ops.LowRank(torch.randn(4, w.weight.shape[1]), torch.randn(w.weight.shape[0], 4)) for w in layers)
+    magnitudes = tuple(layer.weight.float().norm(dim=1).repeat(2, 1) for layer in layers)
+    assignment = ops.Assignment(torch.randint(2, (64, 1)), torch.ones(64, 1), 2)
+    settings = ops.Settings(torch.nn.functional.gelu, 0.1)
+
+    def norm(outer):
+        return ops.mixdora_two_matrix(x, *layers, factors, (magnitudes[0], outer), assignment, settings).float().norm()
+
+    assert norm(magnitudes[1] * 1.001) / norm(magnitudes[1]) == pytest.approx(1.001, abs=2e-4)
