@@ -58,9 +58,13 @@ def test_story_of_a_suite(checkout):
         page_file.write("\n# A comment changes no number.\n")
     assert checkout.dry_run() == {}
 
-    edit(methods / "mixlora.py", "r=settings.r,", "r=settings.r + 0,")
+    edit(
+        methods / "mixlora.py",
+        "experts_per_token=settings.experts_per_token)",
+        "experts_per_token=settings.experts_per_token + 0)",
+    )
     assert checkout.dry_run() == {"all": 1, "collect": 1, "costs": 1, "report": 1, "train": 1}
-    edit(methods / "mixlora.py", "r=settings.r + 0,", "r=settings.r,")
+    edit(methods / "mixlora.py", "settings.experts_per_token + 0)", "settings.experts_per_token)")
     assert checkout.dry_run() == {}
 
     # Another seed: jobs carry seeds, so each trained variant's job is due again, but only the new run is carried out.
