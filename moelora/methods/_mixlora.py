@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from moelora.errors import ConfigError
 from moelora.methods._common import attach_config, check_rank, count_linears, lora_pair, names
-from moelora.methods._contract import AttachContext, Counts, ModelShapes
+from moelora.methods._contract import AttachContext, Counts, Linear, ModelShapes
 
 ROLES = {"gated": ("gate", "up", "down"), "two_matrix": ("inner", "outer"), "two_matrix_block": ("inner", "outer")}
 
@@ -24,10 +25,10 @@ def check_settings(settings: Any) -> None:
 def blocks(shapes: ModelShapes) -> dict[str, Any]:
     """Return the settings of `moelora.tuners.MixLoraConfig` that say where the feed-forward blocks are."""
     layout = shapes.feed_forward_layout
-    by_layer: dict[int, list[str]] = {}
+    by_layer: dict[int, list[Linear]] = {}
     for linear in shapes.select("feed_forward"):
-        by_layer.setdefault(linear.layer, []).append(linear.name)
-    parts = [dict(zip(ROLES[layout], found, strict=True)) for found in by_layer.values()]
+        by_layer.setdefault(linear.layer, []).append(linear)
+    parts = [_roles(found, layout) for found in by_layer.values()]
     first = ROLES[layout][0]
     where: dict[str, Any] = {
         "feed_forward_layout": layout,
@@ -40,6 +41,30 @@ def blocks(shapes: ModelShapes) -> dict[str, Any]:
         inside = ("inner",)
     where["feed_forward_names"] = {role: parts[0][role].rpartition(".")[2] for role in inside}
     return where
+
+
+def _roles(linears: list[Linear], layout: str) -> dict[str, str]:
+    """Return role → full name of a block's linears; their order says nothing, since plans are kept with sorted keys.
+
+    Raises:
+        ConfigError: the kinds of a gated block are not gate, up and down, or the two matrices cannot be told apart.
+    """
+    if layout == "gated":
+        found = {linear.kind: linear.name for linear in linears}
+        if set(found) != set(ROLES[layout]):
+            raise ConfigError(
+                f"a gated feed-forward block has the kinds {sorted(found)}; expected gate, up and down under "
+                "'modules.feed_forward' in the model's file"
+            )
+        return found
+    widening = [linear for linear in linears if linear.outputs > linear.inputs]
+    if len(linears) != 2 or len(widening) != 1:
+        raise ConfigError(
+            f"a feed-forward block of the layout '{layout}' has the linears {sorted(x.name for x in linears)}; "
+            "expected one that widens and one that narrows"
+        )
+    (outer,) = (linear for linear in linears if linear is not widening[0])
+    return {"inner": widening[0].name, "outer": outer.name}
 
 
 def attach(model: Any, settings: Any, context: AttachContext, **more: Any) -> Any:

@@ -1,6 +1,7 @@
 """Tiny base models that every method is attached to, with the model documents that say where their linears are."""
 
 import copy
+import json
 from functools import cache
 
 import torch
@@ -95,9 +96,13 @@ def make_base(kind: str, dtype: torch.dtype = torch.float32, width: int = WIDTH,
 
 
 def describe(kind: str, model: torch.nn.Module) -> BaseModel:
-    """Return the model as training hands it to a method; it has no tokenizer, since the checks speak in ids."""
+    """Return the model as training hands it to a method; it has no tokenizer, since the checks speak in ids.
+
+    Plans are kept with sorted keys, so the order of a model file's kinds says nothing: down comes before gate.
+    """
+    document = json.loads(json.dumps(DOCUMENTS[kind], sort_keys=True))
     shapes = ModelShapes(
-        linears=adaptable_linears(model, DOCUMENTS[kind]),
+        linears=adaptable_linears(model, document),
         feed_forward_layout=DOCUMENTS[kind]["feed_forward_layout"],
         hidden=model.config.hidden_size,
         head_parameters=sum(p.numel() for name in HEADS[kind] for p in model.get_submodule(name).parameters()),
