@@ -23,7 +23,7 @@ def drop(rows: Tensor, probability: float) -> tuple[Tensor, Tensor | None]:
 
 def drop_again(values: Tensor, kept: Tensor | None, probability: float) -> Tensor:
     """Apply a mask of `drop` to other values; it is its own adjoint."""
-    return values if kept is None else values * kept * (1 / (1 - probability))
+    return values if kept is None else (values * kept).mul_(1 / (1 - probability))
 
 
 def add_product(target: Tensor, left: Tensor, right: Tensor, scaling: float = 1.0) -> Tensor:

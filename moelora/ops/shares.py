@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 # They bound the working memory of a share; smaller ones are no faster.
-ROWS_AT_ONCE, NUMBERS_AT_ONCE = 256, 2**19
+ROWS_AT_ONCE, NUMBERS_AT_ONCE = 64, 2**18
 
 
 class Share:
