@@ -179,15 +179,14 @@ def unmix_rows(
         hidden = activated if up is None else activated * up
         d_low = share.take_low(d_products)
         last_a = rows.last_a[columns]
-        if mask is None:
-            dropped, d_hidden = hidden, share.take_plus(d_mixed, d_low.to(hidden.dtype), last_a)
-        else:
-            dropped = drop_again(hidden, mask, rows.dropout)
-            d_hidden = drop_again((d_low.T @ last_a).to(hidden.dtype), mask, rows.dropout).add_(share.take(d_mixed))
-        weighted = d_low * weights.T.to(d_low.dtype)
-        gradients.last_a[columns].addmm_(weighted, dropped.to(weighted.dtype))
-        del dropped
         # Working memory decides how far a step's memory grows, so what is finished is overwritten or freed at once.
+        weighted = d_low * weights.T.to(d_low.dtype)
+        gradients.last_a[columns].addmm_(weighted, drop_again(hidden, mask, rows.dropout).to(weighted.dtype))
+        if mask is None:
+            d_hidden = share.take_plus(d_mixed, d_low.to(hidden.dtype), last_a)
+        else:
+            d_hidden = (d_low.T @ last_a).to(hidden.dtype).mul_(mask).mul_(1 / (1 - rows.dropout))
+            d_hidden.add_(share.take(d_mixed))
         # Before weighing, d_hidden is what a change of h does to the loss: with h itself, the weight's gradient.
         d_weight = hidden.mul_(d_hidden).sum(1).to(gradients.weights.dtype)
         gradients.weights.index_copy_(0, share.pairs, d_weight)
