@@ -13,6 +13,7 @@ from moelora.ops.mixdora import mixdora_gated, mixdora_two_matrix
 from moelora.ops.mixed_experts import mix_experts
 from moelora.ops.mixlora import mixlora_gated, mixlora_two_matrix
 from moelora.ops.mixture import gated_wide_lora, gated_wide_lora_linear, gated_wide_lora_reference, wide_lora_delta
+from moelora.ops.routed import Routed, routed_lora, routed_lora_reference, takes_router
 from moelora.ops.sensitivity import (
     input_gram,
     prefers_grams,
@@ -26,6 +27,7 @@ __all__ = [
     "Elementwise",
     "Frozen",
     "LowRank",
+    "Routed",
     "Settings",
     "dora_linear",
     "dora_linear_reference",
@@ -44,7 +46,10 @@ __all__ = [
     "mixlora_reference",
     "mixlora_two_matrix",
     "prefers_grams",
+    "routed_lora",
+    "routed_lora_reference",
     "squared_gradient_norm",
     "squared_gradient_norm_reference",
+    "takes_router",
     "wide_lora_delta",
 ]
