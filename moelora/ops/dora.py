@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from moelora.ops.dora_norm import DoraNorm, project_with
+from moelora.ops.dora_norm import DoraNorm, project_with, row_norms
 from moelora.ops.low_rank import add_product, drop, drop_again
 from moelora.ops.precision import as_rows, cast_operands, like_rows_of, without_autocast
 
@@ -51,7 +51,9 @@ def dora_linear(
     norm = norm or DoraNorm()
     x, a, b = cast_operands(x, a, b)
     with without_autocast(x):
-        return _DoraLinear.apply(x, a, b, magnitude, weight, bias, scaling, norm, dropout)
+        # Kept outside the function: torch.compile traces no function that changes an object.
+        squares = norm.squares(weight)
+        return _DoraLinear.apply(x, a, b, magnitude, weight, bias, scaling, squares, dropout)
 
 
 def dora_linear_reference(
@@ -86,7 +88,7 @@ class _DoraLinear(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         scaling: float,
-        norm: DoraNorm,
+        squares: Tensor,
         dropout: float,
     ) -> Tensor:
         rows = as_rows(x)
@@ -97,7 +99,7 @@ class _DoraLinear(torch.autograd.Function):
         else:
             base, through, cross = project_with([rows, dropped], a, weight)
             unscaled = through.clone()
-        norms = norm.norms(weight, cross, a, b, scaling)[0]
+        norms = row_norms(squares, cross, a, b, scaling)[0]
         unscaled = add_product(unscaled, products.T, b.T, scaling)
         # Magnitudes move by far less than half precision resolves near 1, so they act in float32.
         scale = magnitude.to(norms.dtype) / norms

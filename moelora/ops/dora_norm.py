@@ -37,25 +37,27 @@ class DoraNorm:
             self._squares = torch.linalg.vector_norm(weight.detach(), dim=1, dtype=dtype).square()
         return self._squares
 
-    def norms(self, weight: Tensor, cross: Tensor, a: Tensor, b: Tensor, scaling: float, experts: int = 1) -> Tensor:
-        """Return the row norms of W + s B_e A_e for each expert, (E, O), without a graph.
 
-        Args:
-            weight: Frozen weight, (O, D).
-            cross: A Wᵀ, (E * R, O).
-            a: Stacked first factors, (E * R, D).
-            b: Second factors side by side, (O, E * R).
-            scaling: s.
-            experts: E.
-        """
-        squares = self.squares(weight)
-        first = a.detach().to(squares.dtype).view(experts, -1, a.shape[1])
-        second = b.detach().to(squares.dtype).T.reshape(experts, -1, b.shape[0])
-        cross = cross.to(squares.dtype).view(second.shape)
-        moved = torch.baddbmm(cross, first @ first.mT, second, beta=2 * scaling, alpha=scaling * scaling)
-        total = squares + (second * moved).sum(1)
-        # Rounding may leave a row that is nearly cancelled below zero.
-        return total.clamp_min(torch.finfo(total.dtype).tiny).sqrt()
+def row_norms(
+    squares: Tensor, cross: Tensor, a: Tensor, b: Tensor, scaling: float, experts: int = 1
+) -> Tensor:
+    """Return the row norms of W + s B_e A_e for each expert, (E, O), without a graph.
+
+    Args:
+        squares: Squared row norms of W, (O,), from `DoraNorm.squares`.
+        cross: A Wᵀ, (E * R, O).
+        a: Stacked first factors, (E * R, D).
+        b: Second factors side by side, (O, E * R).
+        scaling: s.
+        experts: E.
+    """
+    first = a.detach().to(squares.dtype).view(experts, -1, a.shape[1])
+    second = b.detach().to(squares.dtype).T.reshape(experts, -1, b.shape[0])
+    cross = cross.to(squares.dtype).view(second.shape)
+    moved = torch.baddbmm(cross, first @ first.mT, second, beta=2 * scaling, alpha=scaling * scaling)
+    total = squares + (second * moved).sum(1)
+    # Rounding may leave a row that is nearly cancelled below zero.
+    return total.clamp_min(torch.finfo(total.dtype).tiny).sqrt()
 
 
 def project_with(rows: list[Tensor], a: Tensor, weight: Tensor) -> tuple[Tensor, ...]:

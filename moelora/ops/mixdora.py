@@ -88,8 +88,10 @@ def _block(
     rows, *flat = cast_operands(as_rows(x), *(matrix for pair in factors for matrix in pair))
     constants = [tensor for one in frozen for tensor in (one.weight, one.bias)]
     with without_autocast(rows):
+        # Kept outside the function: torch.compile traces no function that changes an object.
+        squares = tuple(norm.squares(one.weight) for norm, one in zip(norms, frozen, strict=True))
         output = MixDoraBlock.apply(
-            elementwise(settings.activation), settings, assignment.experts, norms, rows, assignment.chosen,
+            elementwise(settings.activation), settings, assignment.experts, squares, rows, assignment.chosen,
             assignment.weights, *constants, *flat, *magnitudes,
         )  # fmt: skip
     return output.view(*x.shape[:-1], output.shape[-1])

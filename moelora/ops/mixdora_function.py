@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from moelora.ops.activations import Elementwise
 from moelora.ops.blocks import Settings
-from moelora.ops.dora_norm import DoraNorm, project_with
+from moelora.ops.dora_norm import project_with, row_norms
 from moelora.ops.low_rank import add_product
 from moelora.ops.precision import without_autocast
 from moelora.ops.shares import Share, make_shares
@@ -61,14 +61,14 @@ class MixDoraBlock(torch.autograd.Function):
         activation: Elementwise,
         settings: Settings,
         experts: int,
-        norms: tuple[DoraNorm, ...],
+        squares: tuple[Tensor, ...],
         x: Tensor,
         chosen: Tensor,
         weights: Tensor,
         *tensors: Tensor | None,
     ) -> Tensor:
         """Compute the block for rows (T, D)."""
-        count = len(norms)
+        count = len(squares)
         constants, factors, magnitudes = tensors[: 2 * count], tensors[2 * count : 4 * count], tensors[4 * count :]
         firsts, lows, layers = [], [], []
         for place in range(count):
@@ -79,7 +79,7 @@ class MixDoraBlock(torch.autograd.Function):
                 lows.append((a @ x.to(a.dtype).T).mul_(settings.scaling))
             else:
                 cross = a @ weight.to(a.dtype).T
-            norm = norms[place].norms(weight, cross, a, b, settings.scaling, experts)
+            norm = row_norms(squares[place], cross, a, b, settings.scaling, experts)
             # Magnitudes move by far less than half precision resolves near 1, so they act in float32.
             scale = magnitudes[place].to(norm.dtype) / norm
             layers.append(_Layer(weight, bias, a, b, scale, norm))

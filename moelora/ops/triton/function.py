@@ -138,9 +138,10 @@ class _Between(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_mixed: Tensor, d_products: Tensor):
+        saved = ctx.saved_tensors
         with without_autocast(d_mixed):
-            d_x, gradients, d_a, d_b = _unmix(ctx, ctx.saved_tensors, d_mixed, d_products, ctx.needs_input_grad[2])
-            d_x = None if d_x is None else d_x.to(ctx.saved_tensors[0].dtype)
+            d_x, gradients, d_a, d_b = _unmix(ctx, saved, d_mixed, d_products, ctx.needs_input_grad[2])
+            d_x = None if d_x is None else d_x.to(saved[0].dtype)
         d_factors = [one for pair in zip(d_a, d_b, strict=True) for one in pair]
         return None, None, d_x, None, gradients.weights, *gradients.firsts, *d_factors, gradients.last_a
 
@@ -173,7 +174,8 @@ class _Block(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, dy: Tensor):
         layers, need_x = ctx.count + 1, ctx.needs_input_grad[2]
-        frozen, (bias, last_b, products, *saved) = ctx.saved_tensors[:layers], ctx.saved_tensors[layers:]
+        saved = ctx.saved_tensors  # once: checkpointing computes them when they are asked for
+        frozen, (bias, last_b, products, *saved) = saved[:layers], saved[layers:]
         with without_autocast(dy):
             dy = as_rows(dy)
             low_dy = dy.to(last_b.dtype)
