@@ -69,7 +69,7 @@ class FusedLinear(Linear):
 
     def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
         """Map (..., D) to (..., O)."""
-        if args or kwargs or torch.compiler.is_compiling():
+        if args or kwargs:
             return self._forward_of_peft(x, *args, **kwargs)
         adapter = self._sole_adapter()
         modules = self._modules
@@ -134,7 +134,12 @@ class FusedLinear(Linear):
         return _weight(holder) if type(holder) is DoraLinearLayer else None
 
     def _norm(self, weight: Tensor) -> DoraNorm:
-        """Return the kept norms, emptied if the frozen weight is visibly not the one that they are of."""
+        """Return the kept norms, emptied if the frozen weight is visibly not the one that they are of.
+
+        A compiled graph cannot look at addresses and versions, so it measures the weight in every pass.
+        """
+        if torch.compiler.is_compiling():
+            return DoraNorm()
         seen = (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
         if seen != self._norm_of:
             self.frozen_norm.invalidate()
