@@ -6,6 +6,8 @@ Notation: D input width, O output width, R rank, E experts.
 Source: DoRA, arXiv 2402.09353, for the norm; the expansion is ours.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -29,6 +31,10 @@ class DoraNorm:
         """Forget what was kept; the next pass computes it from the weight it gets."""
         self._squares = None
 
+    def squares_of(self, make_weight: Callable[[], Tensor]) -> Tensor:
+        """Return what `squares` does of a weight that is made (dequantised) only where nothing is kept."""
+        return self.squares(make_weight()) if self._squares is None else self._squares
+
     def squares(self, weight: Tensor) -> Tensor:
         """Return the squared norm of each row of W, (O,), in float32 at the least."""
         dtype = torch.promote_types(weight.dtype, torch.float32)
@@ -38,9 +44,7 @@ class DoraNorm:
         return self._squares
 
 
-def row_norms(
-    squares: Tensor, cross: Tensor, a: Tensor, b: Tensor, scaling: float, experts: int = 1
-) -> Tensor:
+def row_norms(squares: Tensor, cross: Tensor, a: Tensor, b: Tensor, scaling: float, experts: int = 1) -> Tensor:
     """Return the row norms of W + s B_e A_e for each expert, (E, O), without a graph.
 
     Args:

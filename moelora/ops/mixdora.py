@@ -91,8 +91,8 @@ def _block(
         # Kept outside the function: torch.compile traces no function that changes an object.
         squares = tuple(norm.squares(one.weight) for norm, one in zip(norms, frozen, strict=True))
         output = MixDoraBlock.apply(
-            elementwise(settings.activation), settings, assignment.experts, squares, rows, assignment.chosen,
-            assignment.weights, *constants, *flat, *magnitudes,
+            elementwise(settings.activation), settings, assignment.experts, squares, tuple(one.again for one in frozen),
+            rows, assignment.chosen, assignment.weights, *constants, *flat, *magnitudes,
         )  # fmt: skip
     return output.view(*x.shape[:-1], output.shape[-1])
 

@@ -1,4 +1,4 @@
-"""What the Triton kernels must do, wherever they run: `test_triton_kernels.py` starts this file in a process of its own.
+"""What the Triton kernels must do, wherever they run; `test_triton_kernels.py` starts it in a process of its own.
 
 With TRITON_INTERPRET=1 in the environment they run on a CPU, else on a GPU. Without triton there is nothing to import.
 """
@@ -71,9 +71,9 @@ class Block:
 
     def outcome(self, leaves=None, **settings) -> list[Tensor]:
         leaves = self.leaves if leaves is None else leaves
-        cotangent = torch.randn(
-            leaves[0].shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64
-        ).to(DEVICE)
+        cotangent = torch.randn(leaves[0].shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64).to(
+            DEVICE
+        )
         output = self(*leaves, **settings)
         return [output.detach(), *torch.autograd.grad(output, leaves, cotangent.to(output.dtype))]
 

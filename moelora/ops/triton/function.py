@@ -50,9 +50,7 @@ def block_by_kernels(
     rows, *flat = cast_operands(as_rows(x), *(matrix for pair in factors for matrix in pair))
     frozen = [tensor for one in (*firsts, last) for tensor in (one.weight, one.bias)]
     with without_autocast(rows):
-        output = _Block.apply(
-            settings, assignment.experts, rows, assignment.chosen, assignment.weights, *frozen, *flat
-        )
+        output = _Block.apply(settings, assignment.experts, rows, assignment.chosen, assignment.weights, *frozen, *flat)
     return output.view(*x.shape[:-1], output.shape[-1])
 
 

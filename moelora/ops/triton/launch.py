@@ -104,9 +104,9 @@ def unmix(inputs: Inputs, groups: Groups, experts: int, d_mixed: Tensor, d_produ
     d_low = _parts(unmix_tokens_kernel, gate, tokens, slots, len(d_firsts) * rank)
     d_weights = _parts(unmix_tokens_kernel, gate, tokens, slots)
     _launch(
-        unmix_tokens_kernel, tokens, _tiles(unmix_tokens_kernel, tokens, width), *shared, groups.order, groups.chosen, groups.weights,
-        kept, d_mixed, d_products, d_firsts[0], d_firsts[-1], d_low, d_weights, tokens, width, inputs.keep_scale,
-        **constants,
+        unmix_tokens_kernel, tokens, _tiles(unmix_tokens_kernel, tokens, width), *shared, groups.order, groups.chosen,
+        groups.weights, kept, d_mixed, d_products, d_firsts[0], d_firsts[-1], d_low, d_weights, tokens, width,
+        inputs.keep_scale, **constants,
     )  # fmt: skip
 
     pairs, starts = group_pairs(groups.chosen, experts)
@@ -114,8 +114,8 @@ def unmix(inputs: Inputs, groups: Groups, experts: int, d_mixed: Tensor, d_produ
     splits = min(max(PROGRAMS // (experts * columns), 1), 8)
     sums = [gate.new_empty(splits, experts * rank, width, dtype=torch.float32) for _ in range(len(d_firsts) + 1)]
     _launch(
-        unmix_experts_kernel, tokens, lambda _: (experts, columns, splits), *shared, pairs, starts, groups.weights, kept,
-        d_mixed, d_products, sums[0], sums[-2], sums[-1], width, inputs.keep_scale, splits, **constants,
+        unmix_experts_kernel, tokens, lambda _: (experts, columns, splits), *shared, pairs, starts, groups.weights,
+        kept, d_mixed, d_products, sums[0], sums[-2], sums[-1], width, inputs.keep_scale, splits, **constants,
     )  # fmt: skip
 
     by_expert = spread(d_low.sum(0), groups.chosen, experts).unflatten(-1, (len(d_firsts), rank))

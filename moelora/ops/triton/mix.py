@@ -57,9 +57,7 @@ def mix_kernel(
         if DROPPED:
             kept = tl.load(kept_pointer + pairs[:, None] * width + columns[None, :], mask=inside, other=0)
             hidden = tl.where(kept != 0, hidden * keep_scale, 0.0)
-        products = project(
-            hidden, last_a_pointer, width, 1, chosen, columns, width, EXPERTS, RANK, RANKS, PRECISION
-        )
+        products = project(hidden, last_a_pointer, width, 1, chosen, columns, width, EXPERTS, RANK, RANKS, PRECISION)
         into = ((column_tile * count + tokens) * SLOTS + slot) * RANK
         tl.store(
             products_pointer + into[:, None] + ranks[None, :], products, mask=real[:, None] & (ranks < RANK)[None, :]

@@ -80,9 +80,7 @@ def unmix_tokens_kernel(
             d_gate = d_hidden * up * slope(gate, ACTIVATION)
             d_up_sum += d_up
             d_low = project(d_up, up_b_pointer, 1, stacked, chosen, columns, width, EXPERTS, RANK, RANKS, PRECISION)
-            tl.store(
-                d_low_pointer + (into * layers * RANK + RANK)[:, None] + ranks[None, :], d_low, mask=low_inside
-            )
+            tl.store(d_low_pointer + (into * layers * RANK + RANK)[:, None] + ranks[None, :], d_low, mask=low_inside)
         else:
             d_weights = tl.sum(d_hidden * activated, axis=1)
             d_gate = d_hidden * weights[:, None] * slope(gate, ACTIVATION)
