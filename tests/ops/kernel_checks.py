@@ -4,6 +4,7 @@ With TRITON_INTERPRET=1 in the environment they run on a CPU, else on a GPU. Wit
 """
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -250,6 +251,36 @@ def test_twice_in_one_graph_and_backward_twice(monkeypatch):
     output = block(*block.leaves)
     first = torch.autograd.grad(output.sum(), block.leaves, retain_graph=True)
     assert_close(torch.autograd.grad(output.sum(), block.leaves), first, tolerance=0)
+
+
+def test_a_compiled_caller_gets_the_same_numbers():
+    block = Block(tokens=5)
+    expected = block.outcome()
+    torch._dynamo.reset()
+    output, found = gradients(torch.compile(lambda *leaves: block(*leaves) * 1, backend="eager"), block.leaves)
+    again, wanted = gradients(block, block.leaves)
+    assert_close([output, *found], [again, *wanted], tolerance=0)
+    assert_close([output], expected[:1], tolerance=0)
+
+
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_models_with_padded_input(kind, monkeypatch, small_tiles):
+    """A gated block in one module, and BERT's in two; balance losses and all."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "tuners"))
+    from tiny_tuners import make_batch, make_model
+
+    batch = make_batch(kind, rows=2, length=5)
+    batch["attention_mask"][0, -2:] = 0
+    found = []
+    for wanted in ("1", "0"):
+        monkeypatch.setenv(SWITCH, wanted)
+        model = make_model(kind, "mixlora", moved=True).to(DEVICE)
+        loss = model(**{name: one.to(DEVICE) for name, one in batch.items()}).loss
+        loss.backward()
+        found.append([loss.detach(), *(one.grad for one in model.parameters() if one.requires_grad)])
+        assert len(small_tiles) == 6
+    for ours, theirs in zip(*found, strict=True):
+        assert (ours - theirs).norm() <= 1e-4 * theirs.norm() + 1e-7
 
 
 def test_frozen_input_gets_no_gradient():

@@ -154,4 +154,4 @@ def test_the_kernels_compile_for_an_h100_without_one(dropped, monkeypatch, tmp_p
         ).stdout  # fmt: skip
         registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())
         assert stack == 0, f"{kernel.__name__} spills"
-        assert registers * 32 * tile.warps * 2 <= 65536, "at least two tiles fit on a multiprocessor"
+        assert registers * 32 * tile.warps * (2 if dropped else 3) <= 65536, "so many tiles fit on a multiprocessor"

@@ -75,8 +75,8 @@ def test_gradients_of_both_uses_add_up(model):
     chain = again.linear(again.mlp(once.linear(once.mlp(x))).tanh())
     assert torch.allclose(chain, output, rtol=1e-12)
     chain.square().sum().backward()
-    trained = [one for one in zip(model.parameters(), once.parameters(), again.parameters(), strict=True)]
-    trained = [three for three in trained if three[0].requires_grad]
+    every = zip(model.parameters(), once.parameters(), again.parameters(), strict=True)
+    trained = [three for three in every if three[0].requires_grad]
     assert len(trained) > 3
     for found, first, second in trained:
         assert torch.allclose(found.grad, first.grad + second.grad, rtol=1e-10, atol=1e-14)

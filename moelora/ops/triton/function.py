@@ -21,6 +21,7 @@ from moelora.ops.triton.groups import Groups, group_tokens, spread
 from moelora.ops.triton.launch import InputGradients, Inputs, mix, unmix
 
 
+@torch.compiler.disable  # launches are not traced: one break of the graph a block
 def mix_experts_by_kernels(
     firsts: list[Tensor],
     x: Tensor,
@@ -38,6 +39,7 @@ def mix_experts_by_kernels(
         )  # fmt: skip
 
 
+@torch.compiler.disable
 def block_by_kernels(
     x: Tensor,
     firsts: list[Frozen],
