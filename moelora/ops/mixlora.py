@@ -26,6 +26,7 @@ from moelora.ops.low_rank import add_product, drop, drop_again
 from moelora.ops.mixed_experts import mix_experts, sum_inputs, weigh_last
 from moelora.ops.precision import as_rows, cast_operands, without_autocast
 from moelora.ops.shares import weights_by_expert
+from moelora.ops.triton import uses_kernels
 
 
 def mixlora_gated(
@@ -83,6 +84,10 @@ def _block(
         if last.bias is not None:
             output = output + (assignment.weights.sum(1, keepdim=True) - 1) * last.bias
         return output.to(base.dtype).view(*x.shape[:-1], output.shape[-1])
+    if uses_kernels(x, settings.activation, *(matrix for pair in factors for matrix in pair)):
+        from moelora.ops.triton.function import block_by_kernels
+
+        return block_by_kernels(x, firsts, last, factors, assignment, settings)
     rows, *flat = cast_operands(as_rows(x), *(matrix for pair in factors for matrix in pair))
     frozen = [tensor for one in (*firsts, last) for tensor in (one.weight, one.bias)]
     keeps = torch.is_grad_enabled() and any(one.requires_grad for one in (rows, assignment.weights, *flat))
@@ -116,8 +121,7 @@ class _Block(torch.autograd.Function):
         chunks = choose_chunks(settings.chunk, x.device.type == "cpu", keeps or settings.dropout > 0)
         assignment = Assignment(chosen, weights, experts)
         dropped, kept = drop(x, settings.dropout)
-        dropped = dropped.to(first[0].dtype)
-        lows = [(a @ dropped.T).mul_(settings.scaling) for a in first[:-1]]
+        lows = _low_products(dropped, first[:-1], settings.scaling)
         del dropped
         last = lows[0].new_zeros(first[-1].shape[0], x.shape[0])
         output = x.new_empty(x.shape[0], frozen[-1].shape[0])
@@ -194,6 +198,12 @@ class _Block(torch.autograd.Function):
             d_weights.masked_fill_(chosen < 0, 0)
         d_factors = [one for a, b in zip(d_first, d_second, strict=True) for one in (a, b.T)]
         return None, None, None, None, d_x, None, d_weights, *[None] * (2 * layers), *d_factors
+
+
+def _low_products(rows: Tensor, factors: list[Tensor], scaling: float) -> list[Tensor]:
+    """Return each first factor (E * R, D) times the rows (T, D), scaled, (E * R, T)."""
+    rows = rows.to(factors[0].dtype)
+    return [(a @ rows.T).mul_(scaling) for a in factors]
 
 
 def _apply(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
