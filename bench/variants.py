@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bench import rivals
-from bench.workloads import FEED_FORWARD, Workload, share
+from bench.workloads import ATTENTION, FEED_FORWARD, Workload, share
 from moelora.ops.triton import SWITCH
 
 REFERENCE = "lora-peft"
@@ -114,9 +114,9 @@ def _peft(workload: Workload, settings: Settings, dora: bool = False) -> Any:
 def _mixture(workload: Workload, settings: Settings, targets: list[str] | None = None, **chosen: Any) -> Any:
     from moelora.tuners import MixtureConfig
 
-    targets = workload.targets if targets is None else targets
-    numbers = {"r": settings.rank, "alpha": settings.alpha, "dropout": settings.dropout}
-    return MixtureConfig(target_modules=targets, **numbers, **chosen)
+    if not isinstance(chosen["experts"], dict):  # a dict names the targets
+        chosen["target_modules"] = workload.targets if targets is None else targets
+    return MixtureConfig(r=settings.rank, alpha=settings.alpha, dropout=settings.dropout, **chosen)
 
 
 def _mixlora(workload: Workload, settings: Settings, dora: bool = False) -> Any:
@@ -153,6 +153,17 @@ def _top_k(workload: Workload, settings: Settings) -> Any:
     return _mixture(workload, settings, experts=settings.experts, router="top_k", experts_per_token=per_token)
 
 
+def _counted(workload: Workload, settings: Settings) -> Any:
+    """Give the linear layers between one expert and all, as an allocation does; the mean is about half of all."""
+    names = [f"mlp.{name}" for name in FEED_FORWARD]
+    if workload.kind == "model":
+        names = [f"self_attn.{name}" for name in ATTENTION] + names
+        names = [f"model.layers.{layer}.{name}" for layer in range(workload.layers) for name in names]
+    # Steps of three, so that the few layers of a block differ too.
+    counts = {name: 1 + 3 * index % settings.experts for index, name in enumerate(names)}
+    return _mixture(workload, settings, experts=counts, router="top_k", experts_per_token=settings.per_token)
+
+
 def _dense(workload: Workload, settings: Settings) -> Any:
     return _mixture(workload, settings, list(FEED_FORWARD), experts=settings.experts, router="dense")
 
@@ -177,6 +188,7 @@ VARIANTS = {
     "dense": Variant("dense mixture on the feed-forward", _with_peft(_dense)),
     "loramoe-moe-peft": Variant("LoRAMoE (moe-peft)", rivals.loramoe, package="moe_peft", peer="dense"),
     "top-k": Variant("top-k mixture on all linears", _with_peft(_top_k)),
+    "counted": Variant("top-k mixture, 1 to all experts a linear", _with_peft(_counted)),
     "mola-moe-peft": Variant("MoLA (moe-peft)", rivals.mola, package="moe_peft", peer="top-k"),
     "mixlora": Variant("MixLoRA", _with_peft(_mixlora), BOTH),
     "mixlora-triton": Variant("MixLoRA (Triton kernels)", _mixlora_by_kernels, BOTH, peer="mixlora", device="cuda"),
