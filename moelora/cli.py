@@ -131,7 +131,7 @@ def _add_base(verbs) -> None:
 
 
 def _add_sensitivity(verbs) -> None:
-    verb = _verb(verbs, "sensitivity", "moelora.allocation.sensitivity:run",
+    verb = _verb(verbs, "sensitivity", "moelora.allocation.sensitivity_command:run",
                  "measure how sensitive each module is to tasks, from a small sample of each")  # fmt: skip
     verb.add_argument("--plan", type=Path, nargs="+", required=True, metavar="PLAN", help="one a task, or one for all")
     verb.add_argument("--task", nargs="+", required=True, metavar="NAME", help="tasks of their plans")
