@@ -31,7 +31,9 @@ for _model, _score in [
                 "--checkpointing" if SUITE["sensitivity"]["checkpointing"] else ""
             ),
             sources=get_source_options(_model),
-            fingerprint=get_command_fingerprint("moelora.allocation.sensitivity_command"),
+            fingerprint=get_command_fingerprint(
+                "moelora.allocation.sensitivity_command"
+            ),
         shell:
             "python -m moelora sensitivity --plan {input.plans} --task {params.tasks} --examples {params.examples} "
             "--batch-size {params.batch_size} --seed {params.seed} --score {params.score} {params.checkpointing} "
@@ -62,7 +64,9 @@ for _model in EXPANSION.allocated_models if SUITE["sensitivity"]["stability"] el
             seed=SUITE["sensitivity"]["seed"],
             votes=get_stability_votes(_model),
             sources=get_source_options(_model),
-            fingerprint=get_command_fingerprint("moelora.allocation.sensitivity_command"),
+            fingerprint=get_command_fingerprint(
+                "moelora.allocation.sensitivity_command"
+            ),
         shell:
             "python -m moelora sensitivity --plan {input.plans} --task {params.tasks} --stability {params.examples} "
             "--seeds {params.seeds} --votes {params.votes:q} --batch-size {params.batch_size} --seed {params.seed} "
