@@ -37,7 +37,8 @@ def run(variant: str, size: int, value: float, seed: int = 0, task: str = "mood"
     record = {
         "id": f"{variant}{seed}{task}", "status": "finished", "reason": None, "suite": "s", "model": "m", "task": task,
         "variant": variant, "method": "lora" if variant.startswith("lora-match") else "lora_smoe",
-        "regime": "published", "seed": seed, "plan": {"model": MODEL, "tasks": [{"name": task, "title": task.capitalize()}]},
+        "regime": "published", "seed": seed,
+        "plan": {"model": MODEL, "tasks": [{"name": task, "title": task.capitalize()}]},
         "parameters": {"trainable": size, "active": size, "total": size, "parts": {}}, "training": {"seconds": 1.0},
         "plan_hash": "0", "fingerprint": "0", "match": None, "allocation": None, "environment": {}, **extra,
     }  # fmt: skip
