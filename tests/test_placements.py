@@ -144,9 +144,7 @@ def test_a_placement_may_not_take_the_name_of_another_variant(suite, tmp_path):
     page = tmp_path / "workflow" / "config" / "methods" / "lora_smoe.yaml"
     page.write_text(page.read_text().replace("variants:\n", "variants:\n  lora_smoe-x: {r: 4}\n", 1))
     suite["variants"] = ["lora_smoe", "lora_smoe-x"]
-    with pytest.raises(
-        ConfigError, match=r"'placements\.lora_smoe' makes a variant 'lora_smoe-x', a name that is taken"
-    ):
+    with pytest.raises(ConfigError, match="makes a variant 'lora_smoe-x', a name that is taken"):
         expand(place(suite, {"x": {}}), tmp_path / "workflow" / "config")
 
 
