@@ -81,7 +81,15 @@ class _Measurement:
         examples = [self.task.train[index] for index in chosen]
         return encode(self.task, examples, self.base.tokenizer, self.plan["training"]["max_length"])
 
-    def measure_rows(self, examples: list) -> Any:
+    def reseed(self, seed: int) -> None:
+        """Give an encoder the untrained head of another seed, as measuring with that seed would have it."""
+        from moelora.models import give_heads
+
+        if self.plan["model"]["architecture"] == "encoder":
+            give_heads(self.base.model.cpu(), [self.task], seed)
+            self.base.model.to(self.device)
+
+    def measure_rows(self, examples: list, seed: int) -> Any:
         """Return scores, (examples, modules)."""
         from moelora.allocation.sensitivity import measure_examples
 
@@ -94,7 +102,7 @@ class _Measurement:
             self.device,
             self.options.batch_size,
             self.options.score,
-            self.options.seed,
+            seed,
             self.options.checkpointing,
         )
 
@@ -107,7 +115,6 @@ class _Measurement:
             "task": self.task.name,
             "score": self.options.score,
             "meaning": MEANINGS[self.options.score],
-            "seed": self.options.seed,
             **entries,
         }
 
@@ -123,7 +130,7 @@ def _write_scores(measurement: _Measurement, output: Path) -> None:
         pad_id, kind = base.tokenizer.pad_token_id, measurement.task.kind
         scores, used = measure_coded(base.model, measurement.linears, examples, kind, pad_id, measurement.device)
     else:
-        totals = measurement.measure_rows(examples).sum(0).tolist()
+        totals = measurement.measure_rows(examples, options.seed).sum(0).tolist()
         scores, used = dict(zip(measurement.names, totals, strict=True)), len(examples)
     rows = [
         {
@@ -136,7 +143,7 @@ def _write_scores(measurement: _Measurement, output: Path) -> None:
         }
         for linear in measurement.linears
     ]
-    atomic_write_json(output, measurement.document(schema=2, examples=used, modules=rows))
+    atomic_write_json(output, measurement.document(schema=2, seed=options.seed, examples=used, modules=rows))
     logger.info(
         "sensitivity (%s) of %d modules to %s from %d examples", options.score, len(rows), measurement.task.name, used
     )
@@ -156,24 +163,16 @@ def _write_stability(measurement: _Measurement, output: Path) -> None:
     sizes = sorted({size for size in options.stability if size <= len(task.train)})
     if not sizes:
         raise ConfigError(f"task '{task.name}' has {len(task.train)} training examples, fewer than {options.stability}")
-    # Of each seed's largest sample the smaller ones are the beginnings; what two samples share is measured once.
-    drawn = {seed: measurement.sample(sizes[-1], seed) for seed in sorted(set(options.seeds))}
-    union = sorted(set().union(*drawn.values()))
-    row_of = {index: row for row, index in enumerate(union)}
-    scores = measurement.measure_rows(measurement.encode(union)).cpu().numpy()
-    samples = {
-        seed: {
-            size: dict(
-                zip(measurement.names, scores[[row_of[index] for index in chosen[:size]]].sum(0).tolist(), strict=True)
-            )
-            for size in sizes
-        }
-        for seed, chosen in drawn.items()
-    }
+    samples: dict[int, dict[int, dict[str, float]]] = {}
+    for seed in sorted(set(options.seeds)):
+        # A seed is another sample and, where there is one, another untrained head: both are luck.
+        measurement.reseed(seed)
+        scores = measurement.measure_rows(measurement.encode(measurement.sample(sizes[-1], seed)), seed).cpu().numpy()
+        # the smaller samples are the beginnings of the largest
+        totals = {size: scores[:size].sum(0).tolist() for size in sizes}
+        samples[seed] = {size: dict(zip(measurement.names, total, strict=True)) for size, total in totals.items()}
     pools = {linear.name: POOLS[votes["pool"]](linear) for linear in measurement.linears}
     rows = agreement_rows(samples, pools, votes["percentile"])
-    document = measurement.document(
-        schema=1, votes=votes, seeds=sorted(drawn), available=len(task.train), measured=len(union), rows=rows
-    )
+    document = measurement.document(schema=1, votes=votes, seeds=sorted(samples), available=len(task.train), rows=rows)
     atomic_write_json(output, document)
-    logger.info("stability of the sensitivity to %s from %d examples in %d samples", task.name, len(union), len(drawn))
+    logger.info("stability of the sensitivity to %s in %d samples of up to %d", task.name, len(samples), sizes[-1])

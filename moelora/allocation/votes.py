@@ -8,7 +8,8 @@ from moelora.errors import AllocationError
 
 # Module (its type and part) → the pool in which it is compared, or None for a module that never gets a vote.
 POOLS = {
-    "per_type": lambda module: module.kind,
+    # "output" is a module of the attention and another of the feed-forward block in encoders
+    "per_type": lambda module: f"{module.part} {module.kind}",
     "all": lambda module: "all",
     "part": lambda module: module.part,
     "attention": lambda module: "attention" if module.part == "attention" else None,

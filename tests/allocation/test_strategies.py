@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
-from problems import make_linears, make_problem
+from problems import KINDS, make_linears, make_problem
 
 from moelora.allocation.apportionment import apportion
 from moelora.allocation.budget import Budget
@@ -25,6 +25,7 @@ from moelora.allocation.settings import BUDGETS, DEFAULTS, fill_settings
 from moelora.allocation.strategies import STRATEGIES, Problem, allocate, mola
 from moelora.allocation.votes import POOLS, smoe_percentile
 from moelora.errors import AllocationError
+from moelora.methods import Linear
 
 SPENDING = sorted(name for name, use in BUDGETS.items() if use != "never")
 PROBLEM = make_problem()
@@ -185,10 +186,16 @@ def test_pools_are_cut_apart():
 def test_the_three_pools_of_the_public_notebook():
     linears = make_linears(2)
     pools = {name: {POOLS[name](linear) for linear in linears} for name in POOLS}
-    assert pools["per_type"] == {"query", "value", "intermediate", "output"}  # variant a
+    assert len(pools["per_type"]) == len(KINDS)  # variant a
     assert pools["all"] == {"all"}  # variant c
     assert pools["attention"] == {"attention", None}  # variant d
     assert pools["part"] == {"attention", "feed_forward"}  # d with the MLP counted
+
+
+def test_the_two_outputs_of_an_encoder_are_two_types():
+    attention = Linear("attention.output", "output", "attention", 0, 8, 8)
+    linears = (attention, Linear("output", "output", "feed_forward", 0, 32, 8))
+    assert len({POOLS["per_type"](linear) for linear in linears}) == 2
 
 
 def test_strictly_above_with_linear_interpolation():

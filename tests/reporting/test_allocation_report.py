@@ -172,7 +172,7 @@ def stability(model: str, task: str) -> dict:
     }
     return {
         "schema": 1, "model": model, "task": task, "score": "sum", "votes": {"percentile": 40, "pool": "per_type"},
-        "seeds": [0, 1, 2], "available": 64, "measured": 40, "rows": agreement_rows(samples, pools, 40),
+        "seeds": [0, 1, 2], "available": 64, "rows": agreement_rows(samples, pools, 40),
     }  # fmt: skip
 
 
