@@ -166,6 +166,8 @@ def _add_allocate(verbs) -> None:
                       help="whose modules get experts, and which counts parameters (default: %(default)s)")  # fmt: skip
     verb.add_argument("--method-settings", type=_json_text_or_file, default={}, metavar="JSON",
                       help="settings of the method that differ from its defaults")  # fmt: skip
+    verb.add_argument("--given", type=Path, metavar="FILE",
+                      help="take the experts of LoRA-SMoE's file, module to count, as they are")  # fmt: skip
     verb.add_argument("--counts", type=Path, metavar="FILE",
                       help="write also LoRA-SMoE's file, module to count")  # fmt: skip
     verb.add_argument("--out", type=Path, required=True, metavar="FILE")

@@ -12,6 +12,7 @@ from moelora.allocation.settings import fill_settings
 from moelora.allocation.strategies import Problem, allocate
 from moelora.errors import AllocationError
 from moelora.files import atomic_write_json, sha256_file
+from moelora.methods import Linear
 
 
 def make_allocation(
@@ -19,6 +20,7 @@ def make_allocation(
     settings: Mapping[str, Any],
     method: str = "lora_smoe",
     method_settings: "Mapping[str, Any] | None" = None,
+    given: "Path | str | None" = None,
 ) -> dict[str, Any]:
     """Return the allocation document that sensitivity files lead to.
 
@@ -27,6 +29,7 @@ def make_allocation(
         settings: ``allocation`` as a suite has it; what is not said is the default.
         method: whose modules get experts, and whose parameters are counted.
         method_settings: settings of the method that differ from its defaults.
+        given: LoRA-SMoE's file of module and count, whose experts are taken instead of a strategy's.
 
     Raises:
         AllocationError: the settings contradict each other, the files do not belong together, or the budget cannot be
@@ -45,11 +48,15 @@ def make_allocation(
     chosen = chosen_linears(method, method_settings or {}, everything)
     price = parameter_price(method, method_settings or {}, everything)
     scores = {document["task"]: scores_of(document) for document in documents}
-    experts = allocate(Problem(chosen, scores, price), settings)
+    if given is None:
+        experts = allocate(Problem(chosen, scores, price), settings)
+    else:
+        experts = _take_counts(given, chosen)
+        settings = {"score": settings["score"]}
     return {
         "schema": 2,
         "model": documents[0]["model"],
-        "strategy": settings["strategy"],
+        "strategy": settings.get("strategy", "given"),
         "settings": settings,
         "method": method,
         "method_settings": dict(method_settings or {}),
@@ -67,6 +74,13 @@ def make_allocation(
     }
 
 
+def _take_counts(path: "Path | str", chosen: Sequence[Linear]) -> dict[str, int]:
+    from moelora.interchange.expert_counts import read_counts
+
+    counts = read_counts(path, [linear.name for linear in chosen])
+    return {linear.name: counts.get(linear.name, 0) for linear in sorted(chosen, key=lambda linear: linear.name)}
+
+
 def run(options: argparse.Namespace) -> int:
     """Read the sensitivities, allocate, and write ``allocation.json``.
 
@@ -80,7 +94,12 @@ def run(options: argparse.Namespace) -> int:
     for unit in ("experts", "parameters"):
         if getattr(options, unit) is not None:
             settings["budget"] = {unit: getattr(options, unit)}
-    document = make_allocation(options.sensitivity, settings, options.method, options.method_settings)
+    if options.given and set(settings) - {"score"}:
+        raise AllocationError(
+            f"--given takes the experts from {options.given} as they are, so it goes with no {sorted(settings)}; "
+            "leave one of the two out"
+        )
+    document = make_allocation(options.sensitivity, settings, options.method, options.method_settings, options.given)
     if options.counts:
         from moelora.interchange import write_expert_counts
 

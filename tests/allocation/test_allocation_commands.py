@@ -72,7 +72,7 @@ def votes_for(counts: dict[str, int], tasks: int, chosen: int) -> dict[str, set[
     return votes
 
 
-def test_the_public_example_is_what_its_votes_give(tmp_path):
+def test_the_public_example_is_what_its_votes_give(tmp_path, capsys):
     """113 modules, 688 = 8 x 86 experts, the totals per type and the histogram, from scores made to vote so."""
     wanted = counts_of_the_example()
     assert sum(wanted.values()) == 688 == 8 * 86 and Counter(wanted.values()) == HISTOGRAM
@@ -99,6 +99,14 @@ def test_the_public_example_is_what_its_votes_give(tmp_path):
     document = json.loads(out.read_text())
     assert document["experts"] == {**wanted, **{m["module"]: 0 for m in modules if m["part"] == "feed_forward"}}
     assert document["budget"] == 688 and document["settings"]["pool"] == "attention"
+    # and read again: what the file does not name has no experts
+    arguments = ["allocate", "--sensitivity", *map(str, paths), "--given", str(counts_file), "--out", str(out)]
+    assert main([*arguments, "--strategy", "greedy"]) == 2
+    assert "leave one of the two out" in capsys.readouterr().err
+    assert main(arguments) == 0
+    again = json.loads(out.read_text())
+    assert again["experts"] == document["experts"] and again["parameters"] == document["parameters"]
+    assert again["strategy"] == "given"
     # the abstract's budget by the same votes: at their own total nothing changes, at half of it every count halves
     same = make_allocation(paths, {"strategy": "smoe_budget", "budget": {"experts": 688}, "pool": "attention"})
     assert same["experts"] == document["experts"]

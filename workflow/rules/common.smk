@@ -201,12 +201,20 @@ def get_suite_stabilities():
     ]
 
 
-def get_stability_votes(model):
-    """Return as JSON by which votes modules are chosen where samples are compared: those of the first such allocation."""
+def get_stability_options(model):
+    """Return by which score and votes samples are compared: those of the model's first allocation."""
     first = next(
         a.variant.allocation for a in EXPANSION.allocations.values() if a.model == model
     )
-    return json.dumps({key: first[key] for key in ("percentile", "pool")})
+    # as_coded changes weights while it measures, so its samples cannot be compared
+    score = "sum" if first["score"] == "as_coded" else first["score"]
+    votes = json.dumps({key: first[key] for key in ("percentile", "pool")})
+    return f"--score {score} --votes {shlex.quote(votes)} {get_checkpointing()}"
+
+
+def get_checkpointing():
+    """Return the option that lets sensitivities be measured with less memory, where the suite asks for it."""
+    return "--checkpointing" if SUITE["sensitivity"]["checkpointing"] else ""
 
 
 def get_allocation(wildcards):

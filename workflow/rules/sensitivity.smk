@@ -27,9 +27,7 @@ for _model, _score in [
             batch_size=SUITE["sensitivity"]["batch_size"],
             seed=SUITE["sensitivity"]["seed"],
             score=_score,
-            checkpointing=(
-                "--checkpointing" if SUITE["sensitivity"]["checkpointing"] else ""
-            ),
+            checkpointing=get_checkpointing(),
             sources=get_source_options(_model),
             fingerprint=get_command_fingerprint(
                 "moelora.allocation.sensitivity_command"
@@ -62,12 +60,12 @@ for _model in EXPANSION.allocated_models if SUITE["sensitivity"]["stability"] el
             seeds=",".join(map(str, SUITE["sensitivity"]["stability"]["seeds"])),
             batch_size=SUITE["sensitivity"]["batch_size"],
             seed=SUITE["sensitivity"]["seed"],
-            votes=get_stability_votes(_model),
+            options=get_stability_options(_model),
             sources=get_source_options(_model),
             fingerprint=get_command_fingerprint(
                 "moelora.allocation.sensitivity_command"
             ),
         shell:
             "python -m moelora sensitivity --plan {input.plans} --task {params.tasks} --stability {params.examples} "
-            "--seeds {params.seeds} --votes {params.votes:q} --batch-size {params.batch_size} --seed {params.seed} "
+            "--seeds {params.seeds} {params.options} --batch-size {params.batch_size} --seed {params.seed} "
             "--out {output} {params.sources} > {log} 2>&1"
