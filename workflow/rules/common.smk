@@ -239,8 +239,12 @@ def get_allocation_options(wildcards):
 
 def get_variant_pattern(method):
     """Return a wildcard constraint for the allocations of one method: the variant, or task and variant; or none."""
-    names = [variant.name for variant in EXPANSION.variants if variant.method == method]
-    return rf"(?:[^/]+/)?(?:{'|'.join(map(re.escape, names))})" if names else "(?!)"
+    names = {
+        path.partition("/allocation/")[2].removesuffix(".json")
+        for path, allocation in EXPANSION.allocations.items()
+        if allocation.variant.method == method
+    }
+    return "|".join(map(re.escape, sorted(names))) or "(?!)"
 
 
 def get_tuning_run(wildcards):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from matplotlib.ticker import NullFormatter
+
 from moelora.reporting import words
 from moelora.reporting.cells import AVERAGE, Panel
 from moelora.reporting.figures.allocation import grid_of
-from moelora.reporting.figures.style import Figure, canvas, heat, hide_unused, hue, to_svg
+from moelora.reporting.figures.style import MUTED, Figure, canvas, heat, hide_unused, hue, to_svg
 from moelora.reporting.placed import Placed, placed
 from moelora.reporting.runs import Suite
 
@@ -49,15 +51,17 @@ def _scores(suite: Suite, panel: Panel, regime: str, lines: Mapping[str, Sequenc
             # At equal budgets the marks would cover each other: a step of one in a hundred to the side is no budget.
             shift = 1 + 0.012 * (place - (len(names) - 1) / 2)
             estimates = [panel.cells[variant, index].estimate for _, variant in lines[name]]
-            colour = hue(place)
+            colour = MUTED if name == _CONTROL else hue(place)
             style = {"linestyle": "--", "markerfacecolor": "none"} if name == _CONTROL else {"linestyle": "-"}
             axes.errorbar(
                 [size * shift for size, _ in lines[name]],
                 [100 * e.mean for e in estimates],
                 yerr=[[100 * (e.mean - e.low) for e in estimates], [100 * (e.high - e.mean) for e in estimates]],
-                color=colour, marker="o", markersize=4.5, linewidth=1.3, elinewidth=0.8, label=name, **style,
+                color=colour, marker="osD^"[place // 8 % 4], markersize=4.5, linewidth=1.3, elinewidth=0.8, label=name, **style,
             )  # fmt: skip
         axes.set_xscale("log")
+        axes.set_xticks(*_ticks(suite, lines))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("Trainable parameters")
         what = "Average score" if column.task == AVERAGE else f"{suite.task_title(column.task)}, "
         what += "" if column.task == AVERAGE else words.metric_label(column.metric)
@@ -73,6 +77,16 @@ def _scores(suite: Suite, panel: Panel, regime: str, lines: Mapping[str, Sequenc
         "all can be seen; a strategy without a budget stands at the total that it came to.",
         svg=svg,
     )
+
+
+def _ticks(suite: Suite, lines: Mapping[str, Sequence[tuple[int, str]]]) -> tuple[list[float], list[str]]:
+    """Return a place for each budget, the mean of what was spent of it, and the count that stands there."""
+    spent: dict[str | None, list[int]] = {}
+    for size, variant in (point for points in lines.values() for point in points):
+        spent.setdefault(suite.placement(suite.matched_to(variant) or variant)["budget"], []).append(size)
+    named = {budget: sizes for budget, sizes in spent.items() if budget is not None} or spent
+    places = sorted(sum(sizes) / len(sizes) for sizes in named.values())
+    return places, [words.count(place) for place in places]
 
 
 def _all_maps(suite: Suite) -> list[Figure]:
