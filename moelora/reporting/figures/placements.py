@@ -57,7 +57,8 @@ def _scores(suite: Suite, panel: Panel, regime: str, lines: Mapping[str, Sequenc
                 [size * shift for size, _ in lines[name]],
                 [100 * e.mean for e in estimates],
                 yerr=[[100 * (e.mean - e.low) for e in estimates], [100 * (e.high - e.mean) for e in estimates]],
-                color=colour, marker="osD^"[place // 8 % 4], markersize=4.5, linewidth=1.3, elinewidth=0.8, label=name, **style,
+                color=colour, marker="osD^"[place // 8 % 4], markersize=4.5, linewidth=1.3, elinewidth=0.8, label=name,
+                **style,
             )  # fmt: skip
         axes.set_xscale("log")
         axes.set_xticks(*_ticks(suite, lines))
