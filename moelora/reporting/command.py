@@ -12,15 +12,17 @@ import pandas as pd
 from moelora.errors import OutputError, RecordError
 from moelora.files import atomic_write_text, read_json
 from moelora.methods._proven import REMEDY, read_proven, trouble
-from moelora.reporting import cells, figures, provenance, render, routing_tables, tables, words
+from moelora.records.speed import read_speed
+from moelora.reporting import cells, figures, provenance, render, routing_tables, speed, tables, words
 from moelora.reporting.collect import read_records
-from moelora.reporting.page import Content, page
+from moelora.reporting.figures.speed import draw_sweep
+from moelora.reporting.page import Comparison, Content, page
 from moelora.reporting.runs import Suite
 from moelora.reporting.summary import summarise
 
 
 def run(args: argparse.Namespace) -> None:
-    """Carry out `moelora report --records FILE --costs FILE... --out DIR [--title T] [--suite FILE]`."""
+    """Carry out `moelora report --records FILE --out DIR [--costs FILE...] [--speed FILE...] [--title T] ...`."""
     document = read_json(args.suite, "suite") if getattr(args, "suite", None) else {}
     stale = getattr(args, "fingerprints", None)
     write_report(
@@ -30,6 +32,7 @@ def run(args: argparse.Namespace) -> None:
         document=document,
         title=getattr(args, "title", None),
         fingerprints=read_json(stale, "fingerprints") if stale else document.get("fingerprints") or {},
+        speeds=[read_speed(path) for path in getattr(args, "speed", None) or []],
     )
 
 
@@ -52,6 +55,7 @@ def write_report(
     document: Mapping[str, Any] | None = None,
     title: str | None = None,
     fingerprints: Mapping[str, str] | None = None,
+    speeds: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write `index.html`, `tables/` and `figures/` under `out`.
 
@@ -62,6 +66,7 @@ def write_report(
         document: The expanded suite file: titles and order.
         title: Heading of the page; by default the suite's.
         fingerprints: Fingerprints of the source as it is now, by plan hash, variant or method.
+        speeds: Records of the bench, in the order in which they are shown.
 
     Raises:
         OutputError: The folder can't be written.
@@ -89,6 +94,14 @@ def write_report(
         )
     }
     drawn = figures.draw_all(suite, panels, effects, costs)
+    compared = [
+        Comparison(
+            one["name"], speed.conditions(one), speed.speed_tables(one), draw_sweep(one) if one["axis"] else None
+        )
+        for one in speeds
+    ]
+    drawn += [one.figure for one in compared if one.figure]
+    others |= {table.name: table for one in compared for table in one.tables}
     content = Content(
         suite=suite,
         title=title or suite.title,
@@ -96,6 +109,7 @@ def write_report(
         headlines=headlines,
         tables=others,
         figures=drawn,
+        compared=compared,
         warnings=[*warnings(suite), *unproven_warnings(unproven)],
     )
     atomic_write_text(out / "tables" / "headline.md", render.markdown(headlines))

@@ -33,6 +33,23 @@ _FOLDED = frozenset({"routers", "experts", "load", "curves"})
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """A record of the bench as the page shows it.
+
+    Attributes:
+        name: Of the record.
+        conditions: Where and when it was measured.
+        tables: One a comparison.
+        figure: That of a sweep.
+    """
+
+    name: str
+    conditions: str
+    tables: Sequence[Table]
+    figure: Figure | None
+
+
+@dataclass(frozen=True)
 class Content:
     """Everything the page shows.
 
@@ -43,6 +60,7 @@ class Content:
         headlines: One table a panel.
         tables: The other tables by name.
         figures: All figures.
+        compared: Records of the bench.
         warnings: What a reader must know about the records themselves.
     """
 
@@ -52,6 +70,7 @@ class Content:
     headlines: Sequence[Table]
     tables: Mapping[str, Table]
     figures: Sequence[Figure]
+    compared: Sequence[Comparison] = ()
     warnings: Sequence[str] = ()
 
 

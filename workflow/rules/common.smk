@@ -266,6 +266,11 @@ def get_costs():
     )
 
 
+def get_speed_records():
+    """Return the records of the bench that the suite shows; their paths are relative to the checkout."""
+    return [Path(workflow.basedir) / path for path in SUITE["speed"]]
+
+
 def get_manifests():
     """Return what all jobs leave."""
     return [get_suite_path(job.manifest) for job in EXPANSION.jobs]
