@@ -6,6 +6,7 @@ rule report:
         records=RECORDS,
         costs=get_costs(),
         speed=get_speed_records(),
+        stability=get_suite_stabilities(),
         suite=SUITE_JSON,
     output:
         page=report(REPORT_PAGE, caption="../report/page.rst", category="Report"),
@@ -28,5 +29,5 @@ rule report:
         fingerprint=get_command_fingerprint("moelora.reporting.command"),
         unproven=get_unproven(),
     shell:
-        "python -m moelora report --records {input.records} --costs {input.costs} "
+        "python -m moelora report --records {input.records} --costs {input.costs} --stability {input.stability} "
         "--speed {input.speed} --suite {input.suite} --title {params.title:q} --out $(dirname {output.page:q}) > {log} 2>&1"
