@@ -1,4 +1,4 @@
-"""Checks of published numbers that need no run: they compare a document with itself, and with what a constant scores."""
+"""Checks of published numbers that need no run: a document against itself and against a constant answer."""
 
 from __future__ import annotations
 
@@ -229,8 +229,8 @@ def _noise(claims: Sequence[Claim]) -> Iterator[Remark]:
             yield Remark(
                 c.id,
                 "noise",
-                f"{gain.difference:+.{c.digits}f} over {gain.baseline.method} is about {_items(gain.items)} of {c.items:,}, "
-                f"with one run each; two standard errors are {2 * gain.error:.1f} points.",
+                f"{gain.difference:+.{c.digits}f} over {gain.baseline.method} is about {_items(gain.items)} of "
+                f"{c.items:,}, with one run each; two standard errors are {2 * gain.error:.1f} points.",
             )
 
 

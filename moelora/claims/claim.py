@@ -31,7 +31,7 @@ class Key:
         split: Scored split.
         metric: Metric as records name it.
         protocol: How answers were scored.
-        model: Model file, which may not exist here.
+        model: Model file, which may not exist here, or the printed name where no file is meant.
         start: What training started from.
         selection: Which checkpoint was scored.
     """
@@ -41,7 +41,7 @@ class Key:
     split: str | None
     metric: str | None
     protocol: str
-    model: str | None
+    model: str
     start: str = "base"
     selection: str = "last"
 

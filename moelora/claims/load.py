@@ -80,7 +80,7 @@ def _of_table(name: str, document: Mapping[str, Any], table: Mapping[str, Any]) 
                     items=facts.get("items"),
                     constant=facts.get("constant"),
                     guess=facts.get("guess"),
-                    key=_key(document, facts, metric, model),
+                    key=_key(document, facts, metric, model.get("file", row["model"])),
                     recipe=recipe,
                     conditions=table.get("conditions") or {},
                     suite=document.get("suite"),
@@ -98,14 +98,14 @@ def _with_notes(claim: Claim, notes: list[Mapping[str, Any]]) -> Claim:
     return dataclasses.replace(claim, notes=about)
 
 
-def _key(document: Mapping[str, Any], facts: Mapping[str, Any], metric: str, model: Mapping[str, Any]) -> Key:
+def _key(document: Mapping[str, Any], facts: Mapping[str, Any], metric: str, model: str) -> Key:
     return Key(
         task=facts.get("task"),
         version=facts.get("version"),
         split=facts.get("split", document["split"]),
         metric=METRICS[metric][0] if metric in METRICS else None,
         protocol=document["protocol"],
-        model=model.get("file"),
+        model=model,
         start=facts.get("start", document.get("start", "base")),
         selection=document["selection"],
     )

@@ -1,4 +1,4 @@
-"""The true shapes of published models, from the sizes in their configurations: for counting parameters without weights."""
+"""The true shapes of published models, from the sizes in their configurations: parameters without weights."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Statistics of the suite: intervals, chance levels, tests and what they can show. No torch."""
 
-from moelora.stats.across import Ranks, Verdict, average_ranks, difference_draws, practical_verdict
+from moelora.stats.across import FEW_TASKS, Ranks, Verdict, average_ranks, difference_draws, practical_verdict
 from moelora.stats.between import (
     Comparison,
     crossed_test,
@@ -25,10 +25,12 @@ from moelora.stats.effects import Effect, standardised_effect
 from moelora.stats.family import holm
 from moelora.stats.metrics import Items, item_metric, resampled_metric
 from moelora.stats.paired import Difference, SeedScores, average_scores, paired_difference
-from moelora.stats.trained_models import ModelComparison, compare_models, mcnemar_p
+from moelora.stats.trained_models import TRAINED_MODELS, ModelComparison, compare_models, mcnemar_p
 
 __all__ = [
     "DRAWS",
+    "FEW_TASKS",
+    "TRAINED_MODELS",
     "Comparison",
     "Difference",
     "Effect",

@@ -38,6 +38,7 @@ class Comparison:
         high: Upper end.
         p: Probability of a difference as large where there is none; NaN with a single seed.
         statistic: t.
+        error: Standard error of the difference.
         degrees: Degrees of freedom of t.
         n_seeds: Shared seeds.
         scope: What the test speaks of.
@@ -48,6 +49,7 @@ class Comparison:
     high: float
     p: float
     statistic: float
+    error: float
     degrees: float
     n_seeds: int
     scope: str
@@ -165,7 +167,7 @@ def _test(
     differences = np.array([first.values[s] - second.values[s] for s in shared])
     mean, n_seeds = float(differences.mean()), len(shared)
     if n_seeds == 1:
-        return Comparison(mean, float("nan"), float("nan"), float("nan"), float("nan"), 0.0, 1, scope)
+        return Comparison(mean, *[float("nan")] * 5, 0.0, 1, scope)
     prior = spread_of_difference(first.spread, second.spread) if moderated else None
     extra = 0.0
     if crossed:
@@ -173,4 +175,4 @@ def _test(
     t, error, degrees = t_of_seeds(differences, prior, extra)
     half = float(stats.t.ppf((1 + level) / 2, degrees) * error)
     p = float(2 * stats.t.sf(abs(t), degrees))
-    return Comparison(mean, mean - half, mean + half, p, float(t), degrees, n_seeds, scope)
+    return Comparison(mean, mean - half, mean + half, p, float(t), float(error), degrees, n_seeds, scope)

@@ -9,6 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, stats
 
+_NOTHING = 1e-12
+"""Below this a deviation is rounding of floats, not scatter."""
+
+_STEPS = 4000
+
 
 @dataclass(frozen=True)
 class Effect:
@@ -26,7 +31,7 @@ class Effect:
 
 
 def standardised_effect(differences: Sequence[float], level: float = 0.95) -> Effect | None:
-    """Return the mean difference over the deviation of the seeds' differences, with its interval; None with one seed.
+    """Return the mean difference over the deviation of the seeds' differences, with its interval; None below three seeds.
 
     The interval inverts the noncentral t distribution; with few seeds it is wide, which is the point of showing it.
 
@@ -39,11 +44,11 @@ def standardised_effect(differences: Sequence[float], level: float = 0.95) -> Ef
     """
     values = np.asarray(differences, dtype=np.float64)
     n = len(values)
-    if n < 2:
+    if n < 3:  # with two the correction below has no value
         return None
     mean, deviation = float(values.mean()), float(values.std(ddof=1))
-    if deviation == 0.0:
-        size = math.copysign(math.inf, mean) if mean else 0.0
+    if deviation < _NOTHING:
+        size = math.copysign(math.inf, mean) if abs(mean) >= _NOTHING else 0.0
         return Effect(size, size, size)
     t = mean / deviation * math.sqrt(n)
     low, high = (_noncentrality(t, n - 1, q) / math.sqrt(n) for q in ((1 + level) / 2, (1 - level) / 2))
@@ -53,7 +58,13 @@ def standardised_effect(differences: Sequence[float], level: float = 0.95) -> Ef
 
 def _noncentrality(t: float, degrees: float, probability: float) -> float:
     """Return the noncentrality under which a t as small has the given probability."""
+    # scipy's own noncentral t gives NaN for some large t, so it is averaged over the estimated deviation instead.
+    deviations = np.sqrt(stats.chi2.ppf((np.arange(_STEPS) + 0.5) / _STEPS, degrees) / degrees)
+
+    def excess(noncentrality: float) -> float:
+        return float(stats.norm.cdf(t * deviations - noncentrality).mean()) - probability
+
     reach = 5.0
-    while stats.nct.cdf(t, degrees, t - reach) < probability or stats.nct.cdf(t, degrees, t + reach) > probability:
+    while excess(t - reach) < 0 or excess(t + reach) > 0:
         reach *= 2
-    return float(optimize.brentq(lambda x: stats.nct.cdf(t, degrees, x) - probability, t - reach, t + reach, xtol=1e-6))
+    return float(optimize.brentq(excess, t - reach, t + reach, xtol=1e-6))
