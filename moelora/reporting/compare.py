@@ -100,7 +100,7 @@ def compare_pairs(suite: Suite, first: str, second: str, choice: Choice = ALL) -
 def compare_text(suite: Suite, first: str, second: str, choice: Choice = ALL) -> str:
     """Return the comparison of two variants as text for a terminal."""
     found = compare_pairs(suite, first, second, choice)
-    lines = [f"{suite.label(first)} minus {suite.label(second)}, points × 100, {suite.name}", ""]
+    lines = [f"{suite.label(first)} minus {suite.label(second)}, in points; suite {suite.name}", ""]
     adjusted = stats.holm({i: pair.test.p for i, pair in enumerate(found) if pair.test})
     head = (
         "task",
@@ -113,6 +113,7 @@ def compare_text(suite: Suite, first: str, second: str, choice: Choice = ALL) ->
         "95 % interval",
         "p",
         "p (Holm)",
+        "effect",
         "finds",
     )
     rows = [head]
@@ -183,8 +184,8 @@ def _conclusions(found: Sequence[Pair], choice: Choice) -> list[str]:
     tests = sorted({p.models.test for p in found if p.models})
     if tests:
         lines.append(
-            f"†: one shared seed ({words.listing(tests)} over its items). It speaks of {stats.TRAINED_MODELS}, not of the "
-            "methods, and is left out of Holm's correction."
+            f"†: one shared seed ({words.listing(tests)} over its items). It speaks of {stats.TRAINED_MODELS}, not of "
+            "the methods, and is left out of Holm's correction."
         )
     if any(p.test and p.test.n_seeds == 1 and not p.models for p in found):
         lines.append("Rows with one shared seed and no items at hand can't be tested at all.")

@@ -31,7 +31,7 @@ class Effect:
 
 
 def standardised_effect(differences: Sequence[float], level: float = 0.95) -> Effect | None:
-    """Return the mean difference over the deviation of the seeds' differences, with its interval; None below three seeds.
+    """Return the mean difference in units of the seeds' scatter, with its interval; None below three seeds.
 
     The interval inverts the noncentral t distribution; with few seeds it is wide, which is the point of showing it.
 
