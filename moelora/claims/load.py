@@ -52,13 +52,14 @@ def _of_table(name: str, document: Mapping[str, Any], table: Mapping[str, Any]) 
     for row in table["rows"]:
         model = document["models"].get(row["model"]) or {}
         known = methods.get(row["method"])
-        recipe = None
-        if known:
-            recipe = Recipe(known["method"], known.get("settings") or {}, document.get("training") or {})
         metric = row.get("metric", table["metric"])
         for task, printed in row["values"].items():
             text, value, digits = _number(printed, table["digits"], f"claims/{name}.yaml: {table['table']}, {task}")
             facts = document["tasks"].get(task) or {}
+            recipe = None
+            if known:
+                training = {**(document.get("training") or {}), **(facts.get("training") or {})}
+                recipe = Recipe(known["method"], known.get("settings") or {}, training)
             found.append(
                 Claim(
                     id="/".join(map(_slug, (name, *_place(document["title"], table, row), task, metric))),

@@ -171,7 +171,10 @@ def _compare(claim: Claim, ours: Measured, tuned: Measured | None) -> Judgement:
 
 
 def _slack(claim: Claim, ours: Measured) -> float:
-    """Return how far the two may lie apart at 95 %: our interval, the sampling of the claim's items, rounding."""
+    """Return how far the two may lie apart at 95 %: our interval, the sampling of the claim's items, rounding.
+
+    Items are taken to sample any score as they do a share of right answers.
+    """
     share = min(max(claim.value / claim.scale, 0.0), 1.0)
     theirs = 0.0
     if claim.items:

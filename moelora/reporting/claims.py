@@ -14,17 +14,21 @@ import numpy as np
 
 from moelora import stats
 from moelora.claims import KINDS, CountCheck, Gain, Judgement, Key, Measured, Remark, WordVerdict
-from moelora.claims.claim import METRICS, Claim
+from moelora.claims.claim import Claim
 from moelora.claims.verdicts import NOT_RUN, VERDICTS
 from moelora.reporting import words
 from moelora.reporting.runs import Run, Suite
 from moelora.reporting.table import Entry, Row, Table, number, plain
 
-_OURS = frozenset(metric for metric, _scale in METRICS.values())
 
+def measured_from(suites: Iterable[Suite], claims: Iterable[Claim]) -> list[Measured]:
+    """Return what single-task runs measured: one entry a suite × model × task × variant × regime × metric.
 
-def measured_from(suites: Iterable[Suite]) -> list[Measured]:
-    """Return what single-task runs measured: one entry a suite × model × task × variant × regime × metric."""
+    Args:
+        suites: What was collected.
+        claims: What is asked about; intervals of anything else are not made.
+    """
+    wanted = {(c.recipe.method, c.key.task, c.key.metric) for c in claims if c.recipe}
     groups: dict[tuple[str, ...], list[Run]] = {}
     for suite in suites:
         for run in suite.runs:
@@ -35,7 +39,7 @@ def measured_from(suites: Iterable[Suite]) -> list[Measured]:
     found = []
     for (suite_name, model, task, variant, _regime), runs in sorted(groups.items()):
         first = runs[0].scores[task]
-        for metric in sorted(_OURS & set(first.metrics)):
+        for metric in sorted(m for m in first.metrics if (runs[0].method, task, m) in wanted):
             low, high, mean = _interval(runs, task, metric)
             record = runs[0].record
             found.append(

@@ -55,7 +55,7 @@ def write_claims(
     claims = load_claims(documents)
     counts = check_counts(claims)
     remarks = check_claims(claims, documents)
-    judgements = judge(claims, tables.measured_from(suites), counts, config)
+    judgements = judge(claims, tables.measured_from(suites, claims), counts, config)
     verdicts = judge_words(claims, documents, tables.resources_from(suites, costs))
     shown = [
         tables.measured_table(judgements),

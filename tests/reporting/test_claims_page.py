@@ -1,11 +1,12 @@
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from moelora import cli
-from moelora.claims import Judgement
+from moelora.claims import Judgement, Recipe
 from moelora.config import ConfigDir
 from moelora.files import read_json
 from moelora.reporting import claims, claims_page, collect, render
@@ -13,6 +14,18 @@ from moelora.reporting.runs import Suite
 from moelora.reporting.table import Entry, Row, plain
 
 CONFIG = ConfigDir(Path(__file__).parents[2] / "workflow" / "config")
+
+
+def asked():
+    """Return the tracked claims and two about this suite's accuracy and macro F1 of LoRA."""
+    tracked = claims_page.load_claims(claims_page.load_documents(CONFIG))
+    base = next(c for c in tracked if c.table == "README results" and c.task == "mrpc" and c.method == "LoRA")
+    recipe = Recipe("lora")
+    return [
+        *tracked,
+        replace(base, id="a", recipe=recipe),
+        replace(base, id="b", recipe=recipe, key=replace(base.key, metric="accuracy")),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +41,7 @@ def written(suite, tmp_path_factory):
 
 
 def test_records_become_measurements_with_their_keys(suite):
-    found = {(m.variant, m.tuned, m.key.metric): m for m in claims.measured_from([suite[0]])}
+    found = {(m.variant, m.tuned, m.key.metric): m for m in claims.measured_from([suite[0]], asked())}
     lora = found["lora", False, "accuracy"]
     assert (lora.key.task, lora.key.model, lora.key.protocol, lora.key.start) == ("mrpc", "minilm", "glue", "base")
     assert lora.low < lora.mean < lora.high
@@ -98,17 +111,13 @@ def test_long_tables_are_cut_for_print():
 
 
 def test_measured_rows_show_interval_difference_and_verdict(suite):
-    measured = claims.measured_from([suite[0]])[0]
-    claim = next(j.claim for j in claims_page.judge(_claims(), []) if j.claim.metric == "accuracy_pct")
+    measured = claims.measured_from([suite[0]], asked())[0]
+    claim = next(j.claim for j in claims_page.judge(asked(), []) if j.claim.metric == "accuracy_pct")
     table = claims.measured_table([Judgement(claim, measured, None, -1.25, 2.0, "reproduced", "because")])
     (row,) = table.rows
     texts = [e.text for e in row.entries]
     assert texts[-3:] == ["−1.25", "reproduced", "because"]
     assert row.entries[5].detail.startswith("[")
-
-
-def _claims():
-    return claims_page.load_claims(claims_page.load_documents(CONFIG))
 
 
 def test_records_collected_from_files_reach_the_page(glue_suite, tmp_path):
