@@ -90,14 +90,15 @@ def resources_from(
 
 def measured_table(judgements: Sequence[Judgement]) -> Table:
     """Return paper against measured: what was run or counted, and the averages of the founding papers."""
-    rows = [_judgement_row(j) for j in judgements if j.verdict != NOT_RUN or _stands_for_its_row(j.claim)]
-    columns = ["Claim", "Where", "Task", "Metric", "Published", "Ours, published settings", "Ours, tuned"]
+    chosen = [j for j in judgements if j.verdict != NOT_RUN or _stands_for_its_row(j.claim)]
+    rows = [_judgement_row(j) for j in sorted(chosen, key=lambda j: VERDICTS.index(j.verdict))]
+    columns = ["Claim", "Where", "Task", "Metric", "Published", "Ours, as published", "Ours, tuned"]
     note = (
         "In the paper's unit; ours with its 95 % interval. Reproduced: the difference lies within our interval, the "
         "sampling of the paper's items and its rounding. Of the founding papers the averages stand here whether run or "
         "not, with the command that would run them; claims.csv has every claim."
     )
-    return plain("claims", "Paper against measured", [*columns, "Difference", "Verdict", "Why"], rows, note)
+    return plain("claims", "Measured and counted", [*columns, "Difference", "Verdict", "Why"], rows, note)
 
 
 def counts_table(counts: Sequence[CountCheck]) -> Table:
@@ -116,10 +117,11 @@ def counts_table(counts: Sequence[CountCheck]) -> Table:
 
 
 def checks_table(remarks: Sequence[Remark], claims: Sequence[Claim]) -> Table:
-    """Return what checks without a run found, worst first; gains within noise are counted elsewhere."""
+    """Return what checks without a run found, worst first, founding papers first; gains within noise are counted only."""
     by_id = {c.id: c for c in claims}
     kinds = [k for k in KINDS if k != "noise"]
-    chosen = sorted((r for r in remarks if r.kind in kinds), key=lambda r: kinds.index(r.kind))
+    chosen = [r for r in remarks if r.kind in kinds]
+    chosen.sort(key=lambda r: (kinds.index(r.kind), not by_id[r.claim].founding))
     body = [
         Row([Entry(KINDS[r.kind]), _name(by_id[r.claim]), Entry(_where(by_id[r.claim])), Entry(r.text)]) for r in chosen
     ]
@@ -149,7 +151,7 @@ def notes_table(documents: Mapping[str, Mapping[str, Any]]) -> Table:
 def document_table(judgements: Sequence[Judgement], title: str) -> Table:
     """Return every claim of one document; evaluations during training are left to the CSV file."""
     rows = [_judgement_row(j) for j in judgements if j.claim.kind != "log"]
-    columns = ["Claim", "Where", "Task", "Metric", "Published", "Ours, published settings", "Ours, tuned"]
+    columns = ["Claim", "Where", "Task", "Metric", "Published", "Ours, as published", "Ours, tuned"]
     return plain("", title, [*columns, "Difference", "Verdict", "Why"], rows, "")
 
 
@@ -217,7 +219,7 @@ def _judgement_row(j: Judgement) -> Row:
             _name(c),
             Entry(_where(c)),
             Entry(c.task),
-            Entry(c.metric),
+            Entry(_metric(c)),
             number(c.text),
             _ours(j.ours, c) if j.counted is None else number(_shown(j.counted)),
             _ours(j.tuned, c),
@@ -253,7 +255,15 @@ def _name(claim: Claim) -> Entry:
 
 
 def _where(claim: Claim) -> str:
-    return f"{claim.document}, {claim.table}, {claim.setup}: {claim.model}"
+    document = claim.document.partition(" (")[0]  # the number of a preprint is in the CSV file
+    return f"{document}, {claim.table}, {claim.setup}: {claim.key.model}"
+
+
+def _metric(claim: Claim) -> str:
+    words_of = {"trainable_parameters": "parameters", "trainable_parameters_millions": "million parameters"}
+    if claim.key.metric is None:
+        return words_of.get(claim.metric, claim.metric.replace("_", " "))
+    return words.metric_label(claim.key.metric) + (", %" if claim.scale == 100.0 else "")
 
 
 def _verdict(text: str) -> Entry:

@@ -58,9 +58,9 @@ def write_claims(
     judgements = judge(claims, tables.measured_from(suites, claims), counts, config)
     verdicts = judge_words(claims, documents, tables.resources_from(suites, costs))
     shown = [
-        tables.measured_table(judgements),
         tables.words_table(verdicts),
         tables.checks_table(remarks, claims),
+        tables.measured_table(judgements),
         tables.counts_table(counts),
         tables.notes_table(documents),
     ]
