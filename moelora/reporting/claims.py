@@ -117,7 +117,7 @@ def counts_table(counts: Sequence[CountCheck]) -> Table:
 
 
 def checks_table(remarks: Sequence[Remark], claims: Sequence[Claim]) -> Table:
-    """Return what checks without a run found, worst first, founding papers first; gains within noise are counted only."""
+    """Return what checks without a run found, worst and founding papers first; gains within noise are only counted."""
     by_id = {c.id: c for c in claims}
     kinds = [k for k in KINDS if k != "noise"]
     chosen = [r for r in remarks if r.kind in kinds]

@@ -12,7 +12,7 @@ import pandas as pd
 from moelora.errors import OutputError, RecordError
 from moelora.files import atomic_write_text, read_json
 from moelora.methods._proven import REMEDY, read_proven, trouble
-from moelora.reporting import cells, figures, provenance, render, routing_tables, tables, words
+from moelora.reporting import cells, figures, provenance, render, routing_tables, significance, tables, words
 from moelora.reporting.collect import read_records
 from moelora.reporting.page import Content, page
 from moelora.reporting.runs import Suite
@@ -77,6 +77,8 @@ def write_report(
     others = {
         t.name: t
         for t in (
+            significance.significance_table(significance.contrasts(panels)),
+            significance.ranks_table(panels),
             tables.interference_table(suite, effects),
             routing_tables.routing_table(suite, panels),
             routing_tables.routers_table(suite, panels),
