@@ -105,7 +105,7 @@ def seed_test(first: SeedScores, second: SeedScores, level: float = 0.95, *, mod
         first: Scores of the first method.
         second: Scores of the second.
         level: Coverage of the interval.
-        moderated: Let the other variants of the column speak of the variance (`spread` of both).
+        moderated: Let the other variants of the column speak of the variance (`spread` of both, without them).
     """
     return _test(first, second, level, SEEDS, moderated, crossed=False)
 
@@ -117,7 +117,8 @@ def crossed_test(first: SeedScores, second: SeedScores, level: float = 0.95, *, 
         first: Scores of the first method, its item draws from the same resamples as the second's.
         second: Scores of the second.
         level: Coverage of the interval.
-        moderated: Let the other variants of the column speak of the variance between seeds (`spread` of both).
+        moderated: Let the other variants of the column speak of the variance between seeds (`spread` of both, without
+            their own share of it).
     """
     return _test(first, second, level, SEEDS_AND_ITEMS, moderated, crossed=True)
 
@@ -168,7 +169,10 @@ def _test(
     mean, n_seeds = float(differences.mean()), len(shared)
     if n_seeds == 1:
         return Comparison(mean, *[float("nan")] * 5, 0.0, 1, scope)
-    prior = spread_of_difference(first.spread, second.spread) if moderated else None
+    prior = None
+    if moderated and first.spread is not None and second.spread is not None:
+        values = [list(scores.values.values()) for scores in (first, second)]
+        prior = spread_of_difference(first.spread.without(values), second.spread.without(values))
     extra = 0.0
     if crossed:
         extra = float(item_variance(np.stack([first.draws[s] - second.draws[s] for s in shared])))

@@ -58,6 +58,20 @@ def test_other_variants_make_few_seeds_surer():
     assert moderated.high - moderated.low < plain.high - plain.low
 
 
+def test_the_two_compared_do_not_speak_twice():
+    # A table of just these two knows nothing beyond their difference.
+    spread = stats.pooled_spread([A, B])
+    plain, moderated = (
+        stats.crossed_test(seeds(A, spread=spread), seeds(B, spread=spread), moderated=m) for m in (False, True)
+    )
+    assert moderated == plain
+    third = [0.90, 0.70, 0.80, 0.85]
+    spread = stats.pooled_spread([A, B, third])
+    moderated = stats.crossed_test(seeds(A, spread=spread), seeds(B, spread=spread))
+    assert moderated.degrees == 3 + 3
+    assert moderated.error > plain.error  # the third scatters more than they do
+
+
 def test_one_seed_says_nothing_of_methods():
     found = stats.seed_test(seeds(A[:1]), seeds(B[:1]))
     assert np.isnan([found.p, found.low, found.high]).all()
