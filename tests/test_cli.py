@@ -42,6 +42,11 @@ def test_planning_is_light():
     assert loaded_by(code) == set()
 
 
+def test_comparing_needs_no_torch_and_no_figures():
+    needed = loaded_by("import moelora.reporting.compare, moelora.reporting.export")
+    assert needed == {"pandas", "scipy"}
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_help_and_a_handler(verb, capsys):
     with pytest.raises(SystemExit) as caught:

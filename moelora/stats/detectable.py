@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 from scipy import optimize, stats
 
@@ -63,11 +64,14 @@ def detectable_difference(
     """
     if not level < power < 1:
         raise ValueError(f"found power {power} at level {level}, expected one between the level and 1")
-    if error == 0.0:
-        return 0.0
-    degrees = min(degrees, 1e6)  # the noncentral t of infinitely many is not defined in scipy
+    # The noncentral t of infinitely many degrees is not defined in scipy.
+    return error * _standard_errors(min(degrees, 1e6), level, power, comparisons)
+
+
+@lru_cache(maxsize=1024)
+def _standard_errors(degrees: float, level: float, power: float, comparisons: int) -> float:
+    """Return the smallest difference that is found, in standard errors."""
     high = 1.0
     while power_of(high, 1.0, degrees, level, comparisons) < power:
         high *= 2
-    found = optimize.brentq(lambda d: power_of(d, 1.0, degrees, level, comparisons) - power, 0.0, high, xtol=1e-6)
-    return float(found) * error
+    return float(optimize.brentq(lambda d: power_of(d, 1.0, degrees, level, comparisons) - power, 0.0, high, xtol=1e-6))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from scipy import optimize, stats
@@ -59,7 +60,7 @@ def standardised_effect(differences: Sequence[float], level: float = 0.95) -> Ef
 def _noncentrality(t: float, degrees: float, probability: float) -> float:
     """Return the noncentrality under which a t as small has the given probability."""
     # scipy's own noncentral t gives NaN for some large t, so it is averaged over the estimated deviation instead.
-    deviations = np.sqrt(stats.chi2.ppf((np.arange(_STEPS) + 0.5) / _STEPS, degrees) / degrees)
+    deviations = _deviations(degrees)
 
     def excess(noncentrality: float) -> float:
         return float(stats.norm.cdf(t * deviations - noncentrality).mean()) - probability
@@ -68,3 +69,9 @@ def _noncentrality(t: float, degrees: float, probability: float) -> float:
     while excess(t - reach) < 0 or excess(t + reach) > 0:
         reach *= 2
     return float(optimize.brentq(excess, t - reach, t + reach, xtol=1e-6))
+
+
+@lru_cache(maxsize=64)
+def _deviations(degrees: float) -> np.ndarray:
+    """Return what a deviation of 1 is estimated as, at even steps of its distribution, shape (_STEPS,)."""
+    return np.sqrt(stats.chi2.ppf((np.arange(_STEPS) + 0.5) / _STEPS, degrees) / degrees)
