@@ -70,6 +70,9 @@ def build_parser() -> argparse.ArgumentParser:
         _add_costs,
         _add_collect,
         _add_report,
+        _add_compare,
+        _add_claims,
+        _add_export,
         _add_publish,
         _add_new_method,
         _add_docs,
@@ -236,6 +239,34 @@ def _add_report(verbs) -> None:
     verb.add_argument("--suite", type=Path, required=True, metavar="SUITE.json")
     verb.add_argument("--title", required=True)
     verb.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+
+def _add_compare(verbs) -> None:
+    verb = _verb(verbs, "compare", "moelora.reporting.compare:run", "compare two variants of a suite's records")
+    verb.add_argument("first", metavar="A", help="variant, as records name it")
+    verb.add_argument("second", metavar="B")
+    verb.add_argument("--records", type=Path, required=True, metavar="FILE")
+    verb.add_argument("--model", metavar="NAME")
+    verb.add_argument("--task", metavar="NAME")
+    verb.add_argument("--regime", metavar="NAME")
+    verb.add_argument("--region", type=float, default=1.0, metavar="POINTS",
+                      help="differences up to this many points count as none (default: %(default)s)")  # fmt: skip
+
+
+def _add_claims(verbs) -> None:
+    verb = _verb(verbs, "claims", "moelora.reporting.claims_page:run", "set published claims beside what records say")
+    verb.add_argument("--records", type=Path, nargs="*", default=[], metavar="FILE")
+    verb.add_argument("--costs", type=Path, nargs="*", default=[], metavar="FILE")
+    verb.add_argument("--config-dir", type=Path, default=Path("workflow/config"), metavar="DIR",
+                      help="folder with claims/ (default: %(default)s)")  # fmt: skip
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+
+def _add_export(verbs) -> None:
+    verb = _verb(verbs, "export", "moelora.reporting.export:run",
+                 "write records in the layout of PEFT's method comparison results")  # fmt: skip
+    verb.add_argument("--records", type=Path, required=True, metavar="FILE")
+    verb.add_argument("--to", type=Path, required=True, metavar="DIR")
 
 
 def _add_publish(verbs) -> None:

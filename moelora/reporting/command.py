@@ -20,6 +20,7 @@ from moelora.reporting import (
     provenance,
     render,
     routing_tables,
+    significance,
     speed,
     tables,
     words,
@@ -112,6 +113,8 @@ def write_report(
     others = {
         t.name: t
         for t in (
+            significance.significance_table(significance.contrasts(panels)),
+            significance.ranks_table(panels),
             tables.interference_table(suite, effects),
             routing_tables.routing_table(suite, panels),
             routing_tables.routers_table(suite, panels),
