@@ -1,21 +1,22 @@
 """Whole comparisons at tiny sizes."""
 
 import dataclasses
+import os
 
 import pytest
 import torch
 from fake_clock import FakeStopwatch
 
 from bench import contest, records, report, rivals, sensitivity
-from bench.variants import REFERENCE, VARIANTS, Settings, build
+from bench.variants import REFERENCE, VARIANTS, Settings, WithKernels, build
 from bench.workloads import PRESETS, Batch, build_base
-from moelora.errors import RecordError
+from moelora.errors import ConfigError, RecordError
 from moelora.records.speed import validate_speed
 
 BLOCK, MODEL = PRESETS["tiny"]
 SETTINGS = Settings(experts=4, rank=4)
 TIMING = contest.Timing(rounds=3, warmup=1)
-OURS = [name for name, variant in VARIANTS.items() if variant.package is None]
+OURS = [name for name, variant in VARIANTS.items() if variant.package is None and variant.device is None]
 
 
 def hold(workload=BLOCK, mode="training", chosen=OURS, settings=SETTINGS, **options):
@@ -147,3 +148,19 @@ def test_the_reference_is_always_in_and_a_block_has_no_sensitivity():
     assert contest.names_of("sensitivity", BLOCK) == []
     with pytest.raises(RecordError, match="groups/0/mode"):
         validate_speed(record_of({**hold(chosen=["base"]), "mode": "guessing"}), "here")
+
+
+def test_the_kernels_have_a_row_on_a_gpu_and_the_switch_is_theirs_alone(monkeypatch):
+    monkeypatch.delenv("MOELORA_TRITON", raising=False)
+    on_gpu = dataclasses.replace(BLOCK, device="cuda")
+    assert set(contest.names_of("training", on_gpu)) - set(contest.names_of("training", BLOCK)) == {"mixlora-triton"}
+
+    class Model(torch.nn.Module):
+        def forward(self):
+            return os.environ["MOELORA_TRITON"]
+
+    assert WithKernels(Model())() == "1"
+    assert "MOELORA_TRITON" not in os.environ
+    model, _ = build("mixlora-triton", build_base(BLOCK), BLOCK, Settings(), training=True)
+    with pytest.raises(ConfigError, match="MOELORA_TRITON is 1 but"):
+        model(torch.ones(1, 2, BLOCK.hidden))

@@ -131,7 +131,8 @@ def test_five_training_steps_are_those_of_peft(variant, kind, dropout):
     assert found[0][0][-1] < found[0][0][0]
 
 
-def test_whole_models_with_checkpointing(kind, variant, calls):
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_whole_models_with_checkpointing(kind, variant, reentrant, calls):
     batch = make_batch(kind)
     found = []
     for fusing in (False, True):
@@ -144,7 +145,7 @@ def test_whole_models_with_checkpointing(kind, variant, calls):
         model.double().train()
         if fusing:
             assert fuse(model) == 4
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
         model.enable_input_require_grads()
         torch.manual_seed(0)
         loss = model(**batch).loss
