@@ -1,0 +1,124 @@
+"""One trial: the plan that its values make, trained on a part of train and scored on the part that was cut from it.
+
+The official evaluation split is never opened here, and no trial has the seed of a run.
+"""
+
+import contextlib
+import copy
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from moelora.errors import ConfigError
+from moelora.files import read_json
+from moelora.plans import plan_hash
+from moelora.search.outcome import Outcome
+from moelora.search.space import merge
+from moelora.training.tune import cut_validation, run_trial
+
+
+def trial_plan(study: Any, values: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """Return the plan of a trial: the searched run's own, but for the values, the seed and the length."""
+    changed = study.space.overrides(values)
+    plan = copy.deepcopy(dict(study.document["plan"]))
+    training = plan["training"]
+    for key in ("epochs", "max_steps"):
+        if study.search[key] is not None:
+            training |= {"epochs": None, "max_steps": None, key: study.search[key]}
+    plan["settings"] = merge(plan["settings"], changed["settings"])
+    plan["training"] = merge(training, changed["training"]) | {"checkpoint_every_steps": None}
+    plan["evaluation"] = {**plan["evaluation"], "limit": None}
+    plan["seed"] = seed
+    plan["pending"] = {}
+    return plan
+
+
+def allocation_settings(study: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the suite's allocation with the values put into it."""
+    return merge(study.document["allocation"], study.space.overrides(values)["allocation"])
+
+
+def make_allocation(study: Any, values: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Allocate experts as the values say, by the command that the workflow uses; return the allocation.
+
+    Raises:
+        AllocationError: the strategy cannot do what the values ask for.
+    """
+    from moelora.cli import build_parser
+
+    settings = allocation_settings(study, values)
+    files = [str(study.folder / entry["path"]) for entry in study.document["sensitivities"]]
+    arguments = ["allocate", "--sensitivity", *files, "--out", str(out), "--strategy", settings["strategy"]]
+    arguments += ["--percentile", str(settings["percentile"]), "--pool", settings["pool"]]
+    from moelora.allocation.command import run
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.redirect_stdout(sys.stderr):
+        run(build_parser().parse_args(arguments))
+    return read_json(out, "allocation")
+
+
+def make_objective(study: Any, data_dir: "Path | None", base_dir: "Path | None") -> Callable[[Any], Outcome]:
+    """Return what carries out the trials of a study.
+
+    Raises:
+        ConfigError: a task has no train split that could be cut.
+    """
+    search, kinds = study.search, {task["kind"] for task in study.document["plan"]["tasks"]}
+    if "multiple_choice" in kinds:
+        raise ConfigError(
+            "a search cuts its validation split from train, which is built for labelled texts so far; "
+            f"task '{study.document['plan']['task']}' is multiple choice: search on an encoder's tasks"
+        )
+
+    @cache
+    def tasks() -> list[Any]:
+        from moelora.training.run import load_tasks
+
+        return [
+            cut_validation(task, search["validation_fraction"], search["seed"], search["max_examples"])
+            for task in load_tasks(study.document["plan"], data_dir)
+        ]
+
+    def carry_out(asked: Any) -> Outcome:
+        from optuna import TrialPruned
+
+        plan = trial_plan(study, asked.values, asked.seed)
+        details: dict[str, Any] = {}
+        if study.document["sensitivities"]:
+            allocation = make_allocation(study, asked.values, study.folder / "allocations" / f"{asked.number}.json")
+            plan["allocation"] = allocation["experts"]
+            details["experts"] = sum(allocation["experts"].values())
+        details["plan_hash"] = plan_hash(plan)
+        watch = pruning(asked.trial, search["pruner"]["every_steps"]) if search["pruner"] else None
+        try:
+            found = run_trial(plan, tasks(), base_dir, data_dir, watch)
+        except TrialPruned as pruned:
+            return Outcome(pruned=True, reason=str(pruned), details=details)
+        step_seconds = found["cpu_seconds" if found["device"] == "cpu" else "seconds"] / max(1, found["steps"])
+        details |= {"metric": found["metric"], "loss": found["loss_curve"][-1][1] if found["loss_curve"] else None}
+        details |= {key: found[key] for key in ("score", "status", "steps", "seconds", "trainable_parameters")}
+        details["step_seconds"] = step_seconds
+        if found["status"] != "finished":
+            return Outcome(reason=f"{found['status']}: {found['reason']}", details=details)
+        return Outcome(values={name: float(details[name]) for name in study.objectives}, details=details)
+
+    return carry_out
+
+
+def pruning(trial: Any, every: int) -> Callable[[int, int, Callable[[], float]], None]:
+    """Return what reports the validation score after every so many steps, and ends a trial that falls behind."""
+
+    def watch(done: int, total: int, score: Callable[[], float]) -> None:
+        from optuna import TrialPruned
+
+        if done % every or done == total:
+            return
+        value = score()
+        trial.report(value, done)
+        if trial.should_prune():
+            raise TrialPruned(f"pruned at step {done} of {total} with score {value:.4f}")
+
+    return watch
