@@ -105,7 +105,10 @@ NUMBERS = {"set": "settings.x", "numbers": [1.0, 2.0]}
         ({"x": {**NUMBERS, "when": {"y": 1}}}, "'search.space.x.when' names 'y', which is no other parameter"),
         ({"x": NUMBERS, "y": {"set": "settings.y", "choices": [1], "when": {"x": 1.0}}}, "a range of numbers"),
         (
-            {"x": {"set": "settings.x", "choices": ["alpha"]}, "y": {"set": "settings.y", "choices": [1], "when": {"x": "alhpa"}}},
+            {
+                "x": {"set": "settings.x", "choices": ["alpha"]},
+                "y": {"set": "settings.y", "choices": [1], "when": {"x": "alhpa"}},
+            },
             "waits for 'alhpa', which 'x' cannot be; did you mean 'alpha'?",
         ),
         (

@@ -64,10 +64,10 @@ def finish_with_a_kill(study, workers: int = 4) -> str:
     complete = {trial["number"] for trial in document["trials"] if trial["state"] == "complete"}
     assert set(ended.values()) == {1} and complete <= set(ended) <= complete | {trial["number"] for trial in failed}
     assert len(failed) == 1 and failed[0]["reason"] == "its worker ended without a word"
-    retried = [trial for trial in results if trial["slot"] == failed[0]["slot"]]
-    assert retried[0]["params"] == failed[0]["params"] and retried[0]["number"] > failed[0]["number"]
+    (retried,) = [trial for trial in results if trial["slot"] == failed[0]["slot"]]
+    assert retried["params"] == failed[0]["params"] and retried["number"] > failed[0]["number"]
     assert min(log.read_text().count("ended") for log in logs[1:]) > 0
     return (
         f"{workers} workers, one killed in trial {failed[0]['number']}: {len(results)} results of {study.slots}, "
-        f"{len(trials)} trials, {dict(states)}; slot {failed[0]['slot']} was tried again as trial {retried[0]['number']}"
+        f"{len(trials)} trials, {dict(states)}; slot {failed[0]['slot']} was tried again as trial {retried['number']}"
     )
