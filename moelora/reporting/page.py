@@ -14,7 +14,8 @@ from moelora.reporting.figures import Figure
 from moelora.reporting.render import SYNTHETIC
 from moelora.reporting.runs import Suite
 from moelora.reporting.summary import Finding
-from moelora.reporting.tables import LEGEND, Table
+from moelora.reporting.table import Table
+from moelora.reporting.tables import LEGEND
 
 _FAMILIES = {
     "pareto": "Score against cost",

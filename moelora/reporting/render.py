@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 
 from moelora.reporting.cells import Panel
-from moelora.reporting.tables import Entry, Row, Table
+from moelora.reporting.table import Entry, Row, Table
 
 SYNTHETIC = "Synthetic tasks, made by a generator to show mechanism; they do not rank methods."
 

@@ -69,7 +69,7 @@ def run_trial(
     from moelora.methods import get_method
     from moelora.training.attach import attach
     from moelora.training.device import make_accelerator
-    from moelora.training.encode import encode
+    from moelora.training.encode import encode_training
     from moelora.training.loop import train_loop
     from moelora.training.order import all_steps
     from moelora.training.run import balance_of
@@ -80,7 +80,7 @@ def run_trial(
     attached = attach(plan, tasks, base_dir, accelerator.device)
     examples = []
     for task in tasks:
-        examples += encode(task, task.train, attached.base.tokenizer, training["max_length"])
+        examples += encode_training(task, None, attached.base.tokenizer, training["max_length"])
     steps = all_steps(
         examples, training["batch_size"], plan["seed"], epochs=training.get("epochs"),
         max_steps=training.get("max_steps"), by_task=True,
