@@ -93,6 +93,14 @@ def _json_text_or_file(text: str) -> dict:
         raise argparse.ArgumentTypeError(f"expected JSON text or a JSON file, found {text!r} ({error})") from error
 
 
+def _numbers(text: str) -> list[int]:
+    """Return the whole numbers of a list such as ``8,16,32``."""
+    try:
+        return [int(word) for word in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected whole numbers joined by commas, found {text!r}") from error
+
+
 def _add_sources(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--data", type=Path, metavar="DIR", help="built-in data, where a task uses it")
     verb.add_argument("--base", type=Path, metavar="DIR", help="base model built by `moelora base`, where one is used")
@@ -131,16 +139,36 @@ def _add_sensitivity(verbs) -> None:
     verb.add_argument("--examples", type=int, default=64, metavar="N")
     verb.add_argument("--batch-size", type=int, default=8, metavar="B")
     verb.add_argument("--seed", type=int, default=0)
+    verb.add_argument("--score", default="sum", choices=["sum", "mean", "taylor", "fisher", "as_coded"],
+                      help="what is added up: docs/allocation.md (default: %(default)s)")  # fmt: skip
+    verb.add_argument("--checkpointing", action="store_true", help="recompute activations: less memory, more time")
+    verb.add_argument("--stability", type=_numbers, metavar="8,16,…",
+                      help="write how samples of these sizes agree instead of scores")  # fmt: skip
+    verb.add_argument("--seeds", type=_numbers, default=[0, 1, 2], metavar="0,1,…",
+                      help="of the samples that --stability compares (default: 0,1,2)")  # fmt: skip
+    verb.add_argument("--votes", type=_json_text_or_file, default={}, metavar="JSON",
+                      help="percentile and pool by which --stability chooses modules")  # fmt: skip
     verb.add_argument("--out", type=Path, nargs="+", required=True, metavar="FILE", help="one a task")
     _add_sources(verb)
 
 
 def _add_allocate(verbs) -> None:
     verb = _verb(verbs, "allocate", "moelora.allocation.command:run", "turn sensitivities into experts per module")
-    verb.add_argument("--strategy", required=True, metavar="NAME")
-    verb.add_argument("--sensitivity", type=Path, nargs="+", required=True, metavar="FILE")
-    verb.add_argument("--percentile", type=float, default=40.0, metavar="P")
-    verb.add_argument("--pool", default="per_type", help="modules among which the percentile is taken")
+    verb.add_argument("--sensitivity", type=Path, nargs="+", required=True, metavar="FILE", help="one a task")
+    verb.add_argument("--settings", type=_json_text_or_file, default={}, metavar="JSON",
+                      help="`allocation` as suites have it; the options below go before it")  # fmt: skip
+    verb.add_argument("--strategy", metavar="NAME", help="how experts are placed (docs/allocation.md)")
+    budget = verb.add_mutually_exclusive_group()
+    budget.add_argument("--experts", type=int, metavar="N", help="spend this many experts")
+    budget.add_argument("--parameters", type=int, metavar="N", help="spend this many trainable parameters")
+    verb.add_argument("--percentile", type=float, metavar="P", help="of the votes (default: 40)")
+    verb.add_argument("--pool", metavar="NAME", help="modules among which the percentile is taken (default: per_type)")
+    verb.add_argument("--method", default="lora_smoe", metavar="NAME",
+                      help="whose modules get experts, and which counts parameters (default: %(default)s)")  # fmt: skip
+    verb.add_argument("--method-settings", type=_json_text_or_file, default={}, metavar="JSON",
+                      help="settings of the method that differ from its defaults")  # fmt: skip
+    verb.add_argument("--counts", type=Path, metavar="FILE",
+                      help="write also LoRA-SMoE's file, module to count")  # fmt: skip
     verb.add_argument("--out", type=Path, required=True, metavar="FILE")
 
 

@@ -148,12 +148,13 @@ def _measure_task(plan_path: Path, name: str, output: Path, options: argparse.Na
     atomic_write_json(
         output,
         {
-            "schema": 1,
+            "schema": 2,
             "model": plan["model"]["name"],
             "task": task.name,
             "examples": len(examples),
             "seed": options.seed,
-            "score": "sum over examples of the squared gradient norm of each example's mean loss",
+            "score": "sum",
+            "meaning": "sum over examples of the squared gradient norm of each example's mean loss",
             "modules": [
                 {"module": x.name, "layer": x.layer, "type": x.kind, "part": x.part, "shape": [x.outputs, x.inputs],
                  "score": scores[x.name]}

@@ -39,14 +39,19 @@ def base(model: str) -> str:
     return f"{model}/base"
 
 
-def sensitivity(model: str, task: str) -> str:
-    """Return the sensitivities of a model's modules to one task."""
-    return f"{model}/sensitivity/{task}.json"
+def sensitivity(model: str, task: str, score: str = "sum") -> str:
+    """Return the sensitivities of a model's modules to one task, by one kind of score."""
+    return f"{model}/sensitivity/{task}.json" if score == "sum" else f"{model}/sensitivity/{score}/{task}.json"
 
 
-def allocation(model: str, variant: str) -> str:
-    """Return the experts per module of a variant on a model."""
-    return f"{model}/allocation/{variant}.json"
+def stability(model: str, task: str) -> str:
+    """Return how the sensitivities to one task agree between samples."""
+    return f"{model}/stability/{task}.json"
+
+
+def allocation(model: str, variant: str, task: "str | None" = None) -> str:
+    """Return the experts per module of a variant on a model: from all tasks, or from those of one task or mixture."""
+    return f"{model}/allocation/{variant}.json" if task is None else f"{model}/allocation/{task}/{variant}.json"
 
 
 def tuning(model: str, task: str, variant_label: str) -> str:

@@ -83,12 +83,13 @@ def _as_searched(run: Run, search: Mapping[str, Any], regimes: int) -> Run:
     pending = {**run.plan["pending"], "search": layout.WINNER}
     if "allocation" in pending:
         pending["allocation"] = layout.SEARCHED_ALLOCATION
+        pending.pop("allocation_settings", None)  # the winner's allocation says its own
     plan = {**run.plan, "variant": variant.name, "pending": pending}
     folder = layout.run_folder(run.model, run.task, label, run.seed)
     return dataclasses.replace(run, plan=plan, folder=folder, variant=variant, label=label)
 
 
-def search_document(search: Mapping[str, Any], suite: Mapping[str, Any]) -> dict[str, Any]:
+def search_document(search: Mapping[str, Any], suite: Mapping[str, Any], variant: Variant) -> dict[str, Any]:
     """Return what the commands of a search read: the search, the allocation that it varies, and the runs' seeds."""
     seeds = sorted({seed for rules in suite["regimes"].values() for seed in rules["seeds"]})
-    return {"search": search, "allocation": suite["allocation"], "run_seeds": seeds}
+    return {"search": search, "allocation": variant.allocation, "run_seeds": seeds}

@@ -1,12 +1,14 @@
 """What a suite may ask of a search: keys that exist, values that the method takes, samplers and pruners that fit."""
 
 import copy
+import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from moelora.errors import ConfigError, nearest
+from moelora.allocation.settings import fill_settings
+from moelora.errors import AllocationError, ConfigError, nearest
 from moelora.methods import get_method
-from moelora.search.space import ROOTS, Parameter, merge, read_space
+from moelora.search.space import ROOTS, Parameter, Space, merge, read_space
 from moelora.search.storage import check_storage
 from moelora.search.study import count_trials
 
@@ -39,6 +41,8 @@ def check_search(search: Mapping[str, Any], variant: Any, schema: Mapping[str, A
         for path in (parameter.path, *parameter.tied):
             _check_path(path, f"{source}: 'search.space.{parameter.name}", variant, schema)
     _check_values(space.parameters, variant, schema, source)
+    if variant.allocated:
+        _check_allocations(space.parameters, variant, source)
     try:
         count_trials(search, space, source)
     except ConfigError as error:
@@ -63,6 +67,11 @@ def _check_path(path: str, at: str, variant: Any, schema: Mapping[str, Any]) -> 
         raise ConfigError(
             f"{at}.set' is '{path}', but longer trials are not better settings; 'search.epochs' or 'search.max_steps' "
             "is the length of every trial, and the winner is trained as long as the suite says"
+        )
+    if path in ("allocation.score", "allocation.tasks"):
+        raise ConfigError(
+            f"{at}.set' is '{path}', but the sensitivities are measured once, before the trials; say it in "
+            "'allocation_by_variant'"
         )
     rule = schema["$defs"]["training"] if root == "training" else schema["properties"]["allocation"]
     for key in inner:
@@ -98,6 +107,28 @@ def _check_values(parameters: Iterable[Parameter], variant: Any, schema: Mapping
                 inner = copy.deepcopy({**_resolve(rule, schema), "$defs": schema["$defs"]})
                 for problem in Draft202012Validator(inner).iter_errors(changed.get(root, {})):
                     raise ConfigError(f"{at}: {value!r} is refused: {problem.message}")
+
+
+def _check_allocations(parameters: Iterable[Parameter], variant: Any, source: str) -> None:
+    """Refuse a combination of values that no allocation can have, such as a strategy without the budget that it needs.
+
+    Every choice is combined, and of ranges both ends.
+
+    Raises:
+        ConfigError: as said.
+    """
+    by_name = {parameter.name: parameter for parameter in parameters}
+    wanted = [name for name, parameter in by_name.items() if parameter.path.startswith("allocation.")]
+    for name in wanted:
+        wanted += [other for other in by_name[name].when if other not in wanted]  # grows while it is walked
+    ends = [dataclasses.replace(by_name[name], form="choices") for name in by_name if name in wanted]
+    space = Space(tuple(ends))
+    for chosen in space.grid():
+        try:
+            fill_settings(merge(variant.allocation, space.overrides(chosen)["allocation"]))
+        except AllocationError as error:
+            said = ", ".join(f"{name} {value}" for name, value in chosen.items())
+            raise ConfigError(f"{source}: 'search.space' allows {said}, which no allocation can be: {error}") from error
 
 
 def _nested(path: str, value: Any) -> dict[str, Any]:

@@ -162,9 +162,9 @@ def choose_winner(options: argparse.Namespace) -> int:
     document = trials_document(study, trials_of(study.open()))
     winner = choose(document)
     if options.allocation is not None:
-        from moelora.search.trial import make_allocation
+        from moelora.search.trial import make_trial_allocation
 
-        make_allocation(study, winner["params"], options.allocation)
+        atomic_write_json(options.allocation, make_trial_allocation(study, winner["params"]))
     atomic_write_json(options.trials, document)
     atomic_write_json(options.winner, winner_document(study, document, winner))
     logger.info("trial %d wins: %s", winner["number"], _values(document["objectives"], winner["values"]))

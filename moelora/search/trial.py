@@ -3,16 +3,13 @@
 The official evaluation split is never opened here, and no trial has the seed of a run.
 """
 
-import contextlib
 import copy
-import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from moelora.errors import ConfigError
-from moelora.files import read_json
 from moelora.plans import plan_hash
 from moelora.search.outcome import Outcome
 from moelora.search.space import merge
@@ -35,29 +32,22 @@ def trial_plan(study: Any, values: Mapping[str, Any], seed: int) -> dict[str, An
     return plan
 
 
-def allocation_settings(study: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the suite's allocation with the values put into it."""
-    return merge(study.document["allocation"], study.space.overrides(values)["allocation"])
-
-
-def make_allocation(study: Any, values: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """Allocate experts as the values say, by the command that the workflow uses; return the allocation.
+def make_trial_allocation(study: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the allocation document of a trial: the variant's own, but for the values.
 
     Raises:
         AllocationError: the strategy cannot do what the values ask for.
     """
-    from moelora.cli import build_parser
+    from moelora.allocation.command import make_allocation
 
-    settings = allocation_settings(study, values)
-    files = [str(study.folder / entry["path"]) for entry in study.document["sensitivities"]]
-    arguments = ["allocate", "--sensitivity", *files, "--out", str(out), "--strategy", settings["strategy"]]
-    arguments += ["--percentile", str(settings["percentile"]), "--pool", settings["pool"]]
-    from moelora.allocation.command import run
-
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.redirect_stdout(sys.stderr):
-        run(build_parser().parse_args(arguments))
-    return read_json(out, "allocation")
+    changed = study.space.overrides(values)
+    plan = study.document["plan"]
+    return make_allocation(
+        [study.folder / entry["path"] for entry in study.document["sensitivities"]],
+        merge(study.document["allocation"], changed["allocation"]),
+        plan["method"],
+        merge(plan["settings"], changed["settings"]),
+    )
 
 
 def make_objective(study: Any, data_dir: "Path | None", base_dir: "Path | None") -> Callable[[Any], Outcome]:
@@ -88,9 +78,9 @@ def make_objective(study: Any, data_dir: "Path | None", base_dir: "Path | None")
         plan = trial_plan(study, asked.values, asked.seed)
         details: dict[str, Any] = {}
         if study.document["sensitivities"]:
-            allocation = make_allocation(study, asked.values, study.folder / "allocations" / f"{asked.number}.json")
+            allocation = make_trial_allocation(study, asked.values)
             plan["allocation"] = allocation["experts"]
-            details["experts"] = sum(allocation["experts"].values())
+            details["experts"] = allocation["budget"]
         details["plan_hash"] = plan_hash(plan)
         watch = pruning(asked.trial, search["pruner"]["every_steps"]) if search["pruner"] else None
         try:

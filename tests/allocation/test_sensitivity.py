@@ -5,7 +5,7 @@ import torch
 from world import plan, task_document, write_plan
 
 from moelora.allocation.sensitivity import example_mean_losses, measure
-from moelora.allocation.strategies import smoe_percentile
+from moelora.allocation.votes import smoe_percentile
 from moelora.cli import main
 from moelora.errors import AllocationError
 from moelora.models import load_base_model

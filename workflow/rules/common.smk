@@ -184,21 +184,59 @@ def get_sensitivity_plans(model):
     ]
 
 
-def get_sensitivities(model):
-    """Return the sensitivities of a model to all tasks that it meets in the suite."""
+def get_sensitivities(model, score):
+    """Return the sensitivities of a model, by one score, to all tasks that it meets in the suite."""
     tasks = EXPANSION.model_tasks(model)
-    return [get_suite_path(layout.sensitivity(model, task)) for task in tasks]
+    return [get_suite_path(layout.sensitivity(model, task, score)) for task in tasks]
 
 
-def get_model_sensitivities(wildcards):
-    """Return the sensitivities that an allocation on a model is made from."""
-    return get_sensitivities(wildcards.model)
+def get_stabilities(model):
+    """Return how a model's sensitivities agree between samples, task by task, where the suite asks for it."""
+    if not SUITE["sensitivity"]["stability"]:
+        return []
+    tasks = EXPANSION.model_tasks(model)
+    return [get_suite_path(layout.stability(model, task)) for task in tasks]
+
+
+def get_suite_stabilities():
+    """Return what the report shows of the sensitivities' stability."""
+    return [
+        path for model in EXPANSION.allocated_models for path in get_stabilities(model)
+    ]
+
+
+def get_stability_votes(model):
+    """Return as JSON by which votes modules are chosen where samples are compared: those of the first such allocation."""
+    first = next(
+        a.variant.allocation for a in EXPANSION.allocations.values() if a.model == model
+    )
+    return json.dumps({key: first[key] for key in ("percentile", "pool")})
+
+
+def get_allocation(wildcards):
+    """Return the allocation that a rule makes."""
+    return EXPANSION.allocations[layout.allocation(wildcards.model, wildcards.variant)]
+
+
+def get_allocation_sensitivities(wildcards):
+    """Return the sensitivities that an allocation is made from."""
+    return [get_suite_path(path) for path in get_allocation(wildcards).sensitivities]
+
+
+def get_allocation_options(wildcards):
+    """Return the options of `moelora allocate` that say how experts are placed, and what an expert costs."""
+    variant = get_allocation(wildcards).variant
+    documents = (variant.allocation, variant.settings)
+    settings, method_settings = (
+        shlex.quote(json.dumps(one, sort_keys=True)) for one in documents
+    )
+    return f"--settings {settings} --method {variant.method} --method-settings {method_settings}"
 
 
 def get_variant_pattern(method):
-    """Return a wildcard constraint that holds for the variants of one method, or for none."""
+    """Return a wildcard constraint for the allocations of one method: the variant, or task and variant; or none."""
     names = [variant.name for variant in EXPANSION.variants if variant.method == method]
-    return "|".join(names) or "(?!)"
+    return rf"(?:[^/]+/)?(?:{'|'.join(map(re.escape, names))})" if names else "(?!)"
 
 
 def get_tuning_run(wildcards):
@@ -249,9 +287,8 @@ def get_search_plan():
 
 def get_search_sensitivities():
     """Return the sensitivities that trials allocate experts from, where they allocate any."""
-    return (
-        get_sensitivities(SEARCH["model"]) if get_search_run().variant.allocated else []
-    )
+    allocation = EXPANSION.allocations.get(layout.SEARCHED_ALLOCATION)
+    return list(map(get_suite_path, allocation.sensitivities)) if allocation else []
 
 
 def get_searched_allocation():
