@@ -163,7 +163,7 @@ def read_space(document: Mapping[str, Mapping[str, Any]], source: str) -> Space:
     """
     found = {name: _parameter(name, entry, source) for name, entry in document.items()}
     for name, parameter in found.items():
-        _check_conditions(parameter, found, f"{source}: 'search.space.{name}.when'")
+        _check_conditions(parameter, found, f"{source}: 'search.space.{name}.when")
     ordered = _in_order(found, source)
     _check_places(ordered, source)
     return Space(tuple(ordered))
@@ -211,14 +211,14 @@ def _check_conditions(parameter: Parameter, found: Mapping[str, Parameter], at: 
     for name, values in parameter.when.items():
         if name not in found or name == parameter.name:
             others = set(found) - {parameter.name}
-            raise ConfigError(f"{at} names '{name}', which is no other parameter of the space{nearest(name, others)}")
+            raise ConfigError(f"{at}' names '{name}', which is no other parameter of the space{nearest(name, others)}")
         other = found[name]
         if other.form == "numbers":
-            raise ConfigError(f"{at} depends on '{name}', a range of numbers; conditions need choices or integers")
+            raise ConfigError(f"{at}' depends on '{name}', a range of numbers; conditions need choices or integers")
         for value in values:
             if not other.can_be(value):
                 hint = nearest(str(value), [str(choice) for choice in other.values])
-                raise ConfigError(f"{at}.{name} waits for {value!r}, which '{name}' cannot be{hint}")
+                raise ConfigError(f"{at}.{name}' waits for {value!r}, which '{name}' cannot be{hint}")
 
 
 def _in_order(found: Mapping[str, Parameter], source: str) -> list[Parameter]:

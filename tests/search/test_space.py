@@ -109,7 +109,7 @@ NUMBERS = {"set": "settings.x", "numbers": [1.0, 2.0]}
                 "x": {"set": "settings.x", "choices": ["alpha"]},
                 "y": {"set": "settings.y", "choices": [1], "when": {"x": "alhpa"}},
             },
-            "waits for 'alhpa', which 'x' cannot be; did you mean 'alpha'?",
+            "'search.space.y.when.x' waits for 'alhpa', which 'x' cannot be; did you mean 'alpha'?",
         ),
         (
             {
