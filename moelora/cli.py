@@ -280,6 +280,7 @@ def _add_report(verbs) -> None:
     verb = _verb(verbs, "report", "moelora.reporting.command:run", "make tables, figures and the page from records")
     verb.add_argument("--records", type=Path, required=True, metavar="FILE")
     verb.add_argument("--costs", type=Path, nargs="*", default=[], metavar="FILE")
+    verb.add_argument("--search", type=Path, nargs="*", default=[], metavar="FILE", help="trials of a finished search")
     verb.add_argument("--suite", type=Path, required=True, metavar="SUITE.json")
     verb.add_argument("--title", required=True)
     verb.add_argument("--out", type=Path, required=True, metavar="DIR")

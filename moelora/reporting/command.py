@@ -12,7 +12,7 @@ import pandas as pd
 from moelora.errors import OutputError, RecordError
 from moelora.files import atomic_write_text, read_json
 from moelora.methods._proven import REMEDY, read_proven, trouble
-from moelora.reporting import cells, figures, provenance, render, routing_tables, tables, words
+from moelora.reporting import cells, figures, provenance, render, routing_tables, search, tables, words
 from moelora.reporting.collect import read_records
 from moelora.reporting.page import Content, page
 from moelora.reporting.runs import Suite
@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> None:
         Path(args.out),
         document=document,
         title=getattr(args, "title", None),
+        searches=[search.read_search(path) for path in sorted(map(Path, getattr(args, "search", None) or []))],
         fingerprints=read_json(stale, "fingerprints") if stale else document.get("fingerprints") or {},
     )
 
@@ -52,6 +53,7 @@ def write_report(
     document: Mapping[str, Any] | None = None,
     title: str | None = None,
     fingerprints: Mapping[str, str] | None = None,
+    searches: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write `index.html`, `tables/` and `figures/` under `out`.
 
@@ -62,6 +64,7 @@ def write_report(
         document: The expanded suite file: titles and order.
         title: Heading of the page; by default the suite's.
         fingerprints: Fingerprints of the source as it is now, by plan hash, variant or method.
+        searches: The finished search of the suite, if it has one.
 
     Raises:
         OutputError: The folder can't be written.
@@ -89,10 +92,15 @@ def write_report(
         )
     }
     drawn = figures.draw_all(suite, panels, effects, costs)
+    findings = summarise(suite, panels, effects, costs)
+    for document_ in searches:
+        others["search"] = search.search_table(document_)
+        drawn += figures.draw_search(document_)
+        findings.insert(-1, search.search_finding(suite, panels, document_))
     content = Content(
         suite=suite,
         title=title or suite.title,
-        findings=summarise(suite, panels, effects, costs),
+        findings=findings,
         headlines=headlines,
         tables=others,
         figures=drawn,

@@ -7,10 +7,11 @@ from typing import Any
 
 from moelora.reporting.cells import Interference, Panel
 from moelora.reporting.figures import allocation, curves, experts, interference, load, pareto, routers, routing, tasks
+from moelora.reporting.figures.search import draw_search
 from moelora.reporting.figures.style import Figure, Palette
 from moelora.reporting.runs import Suite
 
-__all__ = ["Figure", "draw_all"]
+__all__ = ["Figure", "draw_all", "draw_search"]
 
 
 def draw_all(
