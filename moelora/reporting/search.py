@@ -99,16 +99,21 @@ def search_finding(suite: Suite, panels: Sequence[Panel], document: Mapping[str,
     others = [f"{states[state]} {STATES[state]}" for state in ("pruned", "fail") if states[state]]
     score = winner["values"][document["objectives"].index("score")]
     sentences = [
-        f"{words.plural(len(document['trials']), 'trial')} of {suite.label(document['variant'])} on {document['task']} "
-        f"with {suite.model_title(document['model'])} ({document['sampler']} sampler): {states['complete']} "
+        f"{words.plural(len(document['trials']), 'trial')} of {_label(suite, document['variant'])} on "
+        f"{document['task']} with {suite.model_title(document['model'])} ({document['sampler']} sampler): {states['complete']} "
         f"finished{''.join(f', {other}' for other in others)}; each was scored on a part cut from train.",
         f"Trial {winner['number']} won with {words.points(score, 2)} there: "
         f"{', '.join(f'{name} {_parameter(value)}' for name, value in sorted(winner['params'].items()))}.",
         *_rerun(panels, document),
-        f"The other variants had no search, so their rows do not say that {suite.label(document['searched'])} is the "
+        f"The other variants had no search, so their rows do not say that {_label(suite, document['searched'])} is the "
         "better method.",
     ]
     return Finding("The search", tuple(sentences))
+
+
+def _label(suite: Suite, variant: str) -> str:
+    # a filter on tasks may have left the variant without runs
+    return suite.label(variant) if variant in {run.variant for run in suite.runs} else variant
 
 
 def _rerun(panels: Sequence[Panel], document: Mapping[str, Any]) -> list[str]:

@@ -47,13 +47,12 @@ def draw_search(document: Mapping[str, Any]) -> list[Figure]:
             if index != place:
                 figures.append(_pareto(plots, study, name, index, place))
     if done >= ENOUGH and varied:
-        whole = rebuild(document, document["objectives"])
         figures += [
             _figure(
                 "search--importances", "Which parameters matter",
-                "Share of what separates the better trials that each parameter explains (PED-ANOVA). With few trials "
-                "this is a hint and no finding.",
-                lambda: _importances(plots, whole, varied, document["objectives"]), (8.6, 0.5 * len(varied) + 1.4),
+                "Share of what separates the trials of better score that each parameter explains (PED-ANOVA). With few "
+                "trials this is a hint and no finding.",
+                lambda: plots.plot_param_importances(scores, params=varied), (8.6, 0.35 * len(varied) + 1.0),
             ),
             _figure(
                 "search--parallel", "Every trial across the parameters",
@@ -115,12 +114,6 @@ def _pareto(plots: Any, study: Any, name: str, index: int, place: int) -> Figure
         "two of them some lie behind others.",
         draw, (8.6, 3.6),
     )  # fmt: skip
-
-
-def _importances(plots: Any, study: Any, varied: list[str], objectives: list[str]) -> Any:
-    if len(objectives) > 1:
-        return plots.plot_param_importances(study, params=varied)
-    return plots.plot_param_importances(study, params=varied, target_name=AXES["score"])
 
 
 def _parameters(document: Mapping[str, Any]) -> set[str]:
