@@ -275,9 +275,7 @@ def get_tuning_fingerprint(wildcards):
 
 def get_search_run():
     """Return the winner's first run: its plan is what trials vary."""
-    return next(
-        run for run in EXPANSION.planned if run.variant.name == SEARCH["name"]
-    )
+    return next(run for run in EXPANSION.planned if run.variant.name == SEARCH["name"])
 
 
 def get_search_plan():

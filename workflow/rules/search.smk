@@ -33,8 +33,8 @@ if SEARCH:
             get_suite_path(layout.log("search", "trial-{slot}")),
         wildcard_constraints:
             slot=r"\d+",
-        threads: SUITE["threads"]
         retries: SEARCH["retries"]
+        threads: SUITE["threads"]
         resources:
             gpu_percent=CARD_PERCENT,
         params:
@@ -54,9 +54,11 @@ if SEARCH:
         log:
             get_suite_path(layout.log("search", "winner")),
         params:
-            allocation=" ".join(["--allocation", *get_searched_allocation()])
-            if get_searched_allocation()
-            else "",
+            allocation=(
+                " ".join(["--allocation", *get_searched_allocation()])
+                if get_searched_allocation()
+                else ""
+            ),
         shell:
             "python -m moelora search choose --study {input.study} --trials {output.trials} --winner {output.winner} "
             "{params.allocation} > {log} 2>&1"
