@@ -101,7 +101,8 @@ def search_finding(suite: Suite, panels: Sequence[Panel], document: Mapping[str,
     sentences = [
         f"{words.plural(len(document['trials']), 'trial')} of {_label(suite, document['variant'])} on "
         f"{document['task']} with {suite.model_title(document['model'])} ({document['sampler']} sampler): "
-        f"{states['complete']} finished{''.join(f', {other}' for other in others)}; each was scored on a part cut from train.",
+        f"{states['complete']} finished{''.join(f', {other}' for other in others)}; each was scored on a part cut from "
+        "train.",
         f"Trial {winner['number']} won with {words.points(score, 2)} there: "
         f"{', '.join(f'{name} {_parameter(value)}' for name, value in sorted(winner['params'].items()))}.",
         *_rerun(panels, document),

@@ -57,6 +57,11 @@ class StudyFile:
         return Leases(self.folder / "leases" / self.name, self.search["lease_seconds"])
 
     @cached_property
+    def storage(self) -> Any:
+        """Return Optuna's storage, opened once."""
+        return open_storage(self.search["storage"], self.folder)
+
+    @cached_property
     def slots(self) -> int:
         """Return how many results the study is to have."""
         return count_trials(self.search, self.space)
@@ -84,13 +89,12 @@ class StudyFile:
         """
         import optuna
 
-        storage = open_storage(self.search["storage"], self.folder)
         sampler: Any = numbered_sampler(self.search)
         if fixed is not None:
             sampler = optuna.samplers.PartialFixedSampler(dict(fixed), sampler)
         try:
             return optuna.load_study(
-                study_name=self.name, storage=storage, sampler=sampler, pruner=make_pruner(self.search["pruner"])
+                study_name=self.name, storage=self.storage, sampler=sampler, pruner=make_pruner(self.search["pruner"])
             )
         except KeyError as error:
             raise RecordError(
@@ -105,7 +109,7 @@ class StudyFile:
         with self.leases.lock():  # two that make the tables of a new database at once break each other
             optuna.create_study(
                 study_name=self.name,
-                storage=open_storage(self.search["storage"], self.folder),
+                storage=self.storage,
                 directions=[OBJECTIVES[name] for name in self.objectives],
                 load_if_exists=True,
             )

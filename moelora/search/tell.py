@@ -4,6 +4,8 @@ A trial ends once: whoever tells second is refused by the storage, so a worker t
 cannot make a second result.
 """
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -29,6 +31,9 @@ def tell(study: StudyFile, number: int, outcome: Outcome) -> bool:
             f"trial {number} is told {sorted(outcome.values)}, but the study measures {sorted(study.objectives)}; "
             "tell a value for each of them"
         )
+    odd = [f"{name} is {value}" for name, value in (outcome.values or {}).items() if not math.isfinite(value)]
+    if odd:
+        outcome = dataclasses.replace(outcome, values=None, reason=", ".join(odd))
     opened = study.open()
     frozen = next((trial for trial in trials_of(opened) if trial.number == number), None)
     if frozen is None:

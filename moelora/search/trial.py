@@ -9,7 +9,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from moelora.errors import ConfigError
 from moelora.plans import plan_hash
 from moelora.search.outcome import Outcome
 from moelora.search.space import merge
@@ -53,15 +52,12 @@ def make_trial_allocation(study: Any, values: Mapping[str, Any]) -> dict[str, An
 def make_objective(study: Any, data_dir: "Path | None", base_dir: "Path | None") -> Callable[[Any], Outcome]:
     """Return what carries out the trials of a study.
 
-    Raises:
-        ConfigError: a task has no train split that could be cut.
+    Args:
+        study: the study.
+        data_dir: built-in data.
+        base_dir: a base model that the suite built.
     """
-    search, kinds = study.search, {task["kind"] for task in study.document["plan"]["tasks"]}
-    if "multiple_choice" in kinds:
-        raise ConfigError(
-            "a search cuts its validation split from train, which is built for labelled texts so far; "
-            f"task '{study.document['plan']['task']}' is multiple choice: search on an encoder's tasks"
-        )
+    search = study.search
 
     @cache
     def tasks() -> list[Any]:

@@ -9,7 +9,7 @@ from moelora.errors import AllocationError, ConfigError, MoeloraError, TargetMod
 from moelora.progress import logger
 from moelora.search.ask import Asked, ask, open_slots, result, trials_of
 from moelora.search.outcome import Outcome
-from moelora.search.storage import is_single, refuse_parallel
+from moelora.search.storage import refuse_parallel
 from moelora.search.study import StudyFile
 from moelora.search.tell import sweep, tell
 
@@ -48,12 +48,13 @@ def work(study: StudyFile, objective: Objective, slots: "Sequence[int] | None" =
 
 def _try_slot(study: StudyFile, objective: Objective, slot: int) -> bool:
     """Carry out a trial for a slot; return whether it was free."""
-    if is_single(study.search["storage"]) and any(study.leases.tokens().values()):
-        refuse_parallel(study.search["storage"], str(study.folder / "study.json"))
     lease = study.leases.claim(slot)
     if lease is None:
         return False
     with lease:
+        others = {token for token, alive in study.leases.tokens().items() if alive} - {lease.token}
+        if others:
+            refuse_parallel(study.search["storage"], str(study.folder / "study.json"))
         # between our look and our claim another worker may have finished the slot
         if result(trials_of(study.open()), slot, study.search["retries"]) is None:
             carry_out(study, objective, ask(study, slot, lease.token))

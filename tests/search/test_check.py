@@ -127,6 +127,13 @@ def test_a_search_needs_a_regime_that_does_not_tune():
         expand(document, CONFIG, source="s")
 
 
+def test_multiple_choice_is_refused():
+    document = suite(model="stories260k", task="arc_easy")
+    document["grid"] = [{"models": ["stories260k"], "tasks": ["arc_easy"]}]
+    with pytest.raises(ConfigError, match="'arc_easy', which is multiple choice"):
+        expand(document, CONFIG, source="s")
+
+
 def test_network_file_systems_are_told_from_local_ones(tmp_path):
     mounts = tmp_path / "mounts"
     mounts.write_text(f"root / ext4 rw 0 0\nserver:/home {tmp_path} nfs4 rw 0 0\n")

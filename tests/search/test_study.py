@@ -180,7 +180,7 @@ def test_a_lease_of_another_machine_dies_of_age(tmp_path):
     study = make_study(tmp_path)
     lease = study.leases.claim(0)
     asked = ask(study, 0, lease.token)
-    lease.path.write_text(json.dumps({"slot": 0, "host": "elsewhere", "pid": 1, "started": 0.0}))
+    lease.path.write_text(json.dumps({"slot": 0, "place": "elsewhere", "pid": 1, "started": 0.0}))
     assert study.leases.tokens() == {lease.token: True}
     os.utime(lease.path, (time.time() - 61, time.time() - 61))
     assert sweep(study) == [asked.number]
@@ -228,6 +228,13 @@ def test_values_must_be_those_of_the_objectives(tmp_path):
         tell(study, 7, Outcome(values={"score": 1.0, "trainable_parameters": 3.0}))
 
 
+def test_a_score_that_is_no_number_is_a_failure_with_a_reason(tmp_path):
+    study = make_study(tmp_path, trials=1, retries=0)
+    (failed,) = work(study, lambda asked: Outcome(values={"score": float("nan")}, details={"steps": 3}))
+    assert failed.state.name == "FAIL" and failed.user_attrs["reason"] == "score is nan"
+    assert failed.user_attrs["details"] == {"steps": 3}
+
+
 def test_sqlite_is_for_one_worker(tmp_path):
     study = make_study(tmp_path, storage="sqlite:///study.db", trials=2)
     with study.leases.claim(0), pytest.raises(ConfigError, match="SQLite, which is refused for more than one worker"):
@@ -247,8 +254,8 @@ def test_a_study_that_is_not_there_is_named(tmp_path):
 
 
 def test_a_damaged_journal_is_named(tmp_path):
-    study = make_study(tmp_path)
+    make_study(tmp_path)
     with open(tmp_path / "journal.log", "a") as journal:
         journal.write('{"op_code": \n{"op_code": 1}\n')
     with pytest.raises(RecordError, match=r"journal .*journal\.log is damaged"):
-        study.open()
+        open_study_file(tmp_path / "study.json").open()

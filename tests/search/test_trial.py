@@ -2,12 +2,10 @@
 
 import json
 
-import pytest
 from studies import SEARCH, make_study
 from world import plan, task_document, write_plan
 
 from moelora import cli
-from moelora.errors import ConfigError
 from moelora.plans import resolve
 from moelora.search.trial import make_objective, trial_plan
 from moelora.search.worker import work
@@ -85,13 +83,6 @@ def test_a_trial_that_falls_behind_is_pruned(world, tmp_path):
     results = work(study, make_objective(study, world / "data", world / "encoder"))
     assert [trial.state.name for trial in results] == ["COMPLETE", "PRUNED"]
     assert results[1].user_attrs["reason"].startswith("pruned at step 10 of 30 with score")
-
-
-def test_multiple_choice_is_refused(tmp_path):
-    tasks = [task_document("pick", "multiple_choice")]
-    study = make_study(tmp_path, plan("decoder", tasks, "lora"), variant="lora", space=SPACE)
-    with pytest.raises(ConfigError, match="multiple choice"):
-        make_objective(study, None, None)
 
 
 def test_the_command_carries_a_study_from_its_files_to_a_winner(world, tmp_path, capsys):

@@ -71,7 +71,7 @@ def test_a_killed_job_is_a_failed_trial_and_the_search_goes_on_to_its_winner(che
         checkout, ["lora"], costs=None,
         search={
             "variant": "lora", "model": "tiny-encoder", "task": "tiny-review-food", "trials": 4, "max_steps": 6,
-            "max_examples": 64, "space": {"rate": {"set": "training.learning_rate", "numbers": [1e-4, 1e-2], "log": True}},
+            "max_examples": 64, "space": {"rate": {"set": "training.learning_rate", "numbers": [1e-4, 1e-2]}},
         },
     )  # fmt: skip
     trial = checkout.path / "moelora/search/trial.py"

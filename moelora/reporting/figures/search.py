@@ -9,6 +9,8 @@ from typing import Any
 
 import matplotlib
 from matplotlib import pyplot as plt
+from matplotlib.category import StrCategoryFormatter
+from matplotlib.ticker import MaxNLocator
 
 from moelora.reporting.figures.style import GRID, INK, MUTED, SETTINGS, Figure, to_svg
 
@@ -38,7 +40,7 @@ def draw_search(document: Mapping[str, Any]) -> list[Figure]:
         _figure(
             "search--history", "Score by trial",
             "Validation score of each trial, and the best so far.",
-            lambda: plots.plot_optimization_history(scores, target_name=AXES["score"]), (8.6, 3.2),
+            lambda: _history(plots, scores), (8.6, 3.2),
         )
     ]  # fmt: skip
     if len(document["objectives"]) > 1:
@@ -57,12 +59,12 @@ def draw_search(document: Mapping[str, Any]) -> list[Figure]:
             _figure(
                 "search--parallel", "Every trial across the parameters",
                 "One line a trial, darker where the score is better; lines that end at None do not have the parameter.",
-                lambda: plots.plot_parallel_coordinate(scores, params=varied, target_name="score"), (8.6, 4.2),
+                lambda: _parallel(plots, scores, varied), (8.6, 4.2),
             ),
             _figure(
                 "search--slice", "Score by each parameter",
                 "One point a trial; darker trials are later.",
-                lambda: plots.plot_slice(scores, params=varied, target_name="score"), (3.4, 3.0),
+                lambda: _slices(plots, scores, varied), (3.4, 3.2),
             ),
         ]  # fmt: skip
     return figures
@@ -116,6 +118,28 @@ def _pareto(plots: Any, study: Any, name: str, index: int, place: int) -> Figure
     )  # fmt: skip
 
 
+def _history(plots: Any, study: Any) -> Any:
+    axes = plots.plot_optimization_history(study, target_name=AXES["score"])
+    axes.legend(loc="best")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    return axes
+
+
+def _parallel(plots: Any, study: Any, varied: list[str]) -> Any:
+    axes = plots.plot_parallel_coordinate(study, params=varied, target_name="score")
+    for one in axes.figure.axes:
+        one.grid(False)  # the lines of one parameter's scale would cross those of the trials
+    return axes
+
+
+def _slices(plots: Any, study: Any, varied: list[str]) -> Any:
+    drawn = plots.plot_slice(study, params=varied, target_name="score")
+    for axes in drawn.ravel() if hasattr(drawn, "ravel") else [drawn]:
+        if isinstance(axes.xaxis.get_major_formatter(), StrCategoryFormatter):
+            axes.tick_params(axis="x", rotation=60)
+    return drawn
+
+
 def _parameters(document: Mapping[str, Any]) -> set[str]:
     return {name for trial in document["trials"] for name in trial["params"]}
 
@@ -161,9 +185,10 @@ def _restyle(figure: Any) -> None:
     for axes in figure.axes:
         axes.set_facecolor("none")
         axes.set_title("")
-        axes.tick_params(colors=MUTED, which="both")
+        axes.tick_params(colors=MUTED, which="both", labelsize=8.5)
         for label in (axes.xaxis.label, axes.yaxis.label):
             label.set_color(MUTED)
+            label.set_fontsize(9)
         for spine in axes.spines.values():
             spine.set_color(MUTED)
         for line in (*axes.get_xgridlines(), *axes.get_ygridlines()):
