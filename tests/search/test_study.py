@@ -83,6 +83,17 @@ def test_seeds_come_from_the_study_and_the_number_and_are_no_runs(tmp_path):
     assert [t.user_attrs["seed"] for t in work(study, score)] == [study.trial_seed(number) for number in range(6)]
 
 
+@pytest.mark.slow
+def test_gaussian_process_takes_several_objectives_and_conditions(tmp_path):
+    pytest.importorskip("torch", reason="Optuna's Gaussian process needs torch")
+    study = make_study(
+        tmp_path, objectives=["score", "step_seconds"], trials=6, sampler={**SEARCH["sampler"], "name": "gp"}
+    )
+    results = work(study, lambda asked: Outcome(values={"score": peak(asked.values), "step_seconds": 1.0}))
+    assert len({trial.params["rate"] for trial in results}) == 6
+    assert all(("percentile" in t.params) is (t.params["strategy"] == "smoe_percentile") for t in results)
+
+
 @pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2"])
 def test_jobs_of_one_worker_repeat_and_do_not_suggest_the_same_twice(tmp_path, sampler):
     def suggested(folder):
