@@ -89,8 +89,13 @@ def test_gaussian_process_takes_several_objectives_and_conditions(tmp_path):
     study = make_study(
         tmp_path, objectives=["score", "step_seconds"], trials=6, sampler={**SEARCH["sampler"], "name": "gp"}
     )
-    results = work(study, lambda asked: Outcome(values={"score": peak(asked.values), "step_seconds": 1.0}))
-    assert len({trial.params["rate"] for trial in results}) == 6
+
+    def both(asked):
+        return Outcome(values={"score": peak(asked.values), "step_seconds": 0.1 * asked.values["rank"]})
+
+    results = work(study, both)
+    assert [trial.state.name for trial in results] == ["COMPLETE"] * 6
+    assert len({tuple(trial.params.items()) for trial in results}) == 6
     assert all(("percentile" in t.params) is (t.params["strategy"] == "smoe_percentile") for t in results)
 
 
