@@ -132,7 +132,7 @@ def _add_base(verbs) -> None:
 
 
 def _add_sensitivity(verbs) -> None:
-    verb = _verb(verbs, "sensitivity", "moelora.allocation.sensitivity:run",
+    verb = _verb(verbs, "sensitivity", "moelora.allocation.sensitivity_command:run",
                  "measure how sensitive each module is to tasks, from a small sample of each")  # fmt: skip
     verb.add_argument("--plan", type=Path, nargs="+", required=True, metavar="PLAN", help="one a task, or one for all")
     verb.add_argument("--task", nargs="+", required=True, metavar="NAME", help="tasks of their plans")
@@ -280,7 +280,9 @@ def _add_report(verbs) -> None:
     verb = _verb(verbs, "report", "moelora.reporting.command:run", "make tables, figures and the page from records")
     verb.add_argument("--records", type=Path, required=True, metavar="FILE")
     verb.add_argument("--costs", type=Path, nargs="*", default=[], metavar="FILE")
-    verb.add_argument("--search", type=Path, nargs="*", default=[], metavar="FILE", help="trials of a finished search")
+    verb.add_argument("--stability", type=Path, nargs="*", default=[], metavar="FILE",
+                      help="how samples agree, from `moelora sensitivity --stability`")  # fmt: skip
+    verb.add_argument("--search", type=Path, nargs="?", metavar="FILE", help="trials of a finished search")
     verb.add_argument("--suite", type=Path, required=True, metavar="SUITE.json")
     verb.add_argument("--title", required=True)
     verb.add_argument("--out", type=Path, required=True, metavar="DIR")

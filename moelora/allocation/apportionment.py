@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from moelora.allocation.budget import Budget
 
 _HALVINGS = 200
+_LIGHTEST = 1e-12  # of the heaviest weight; lighter ones count as this, so that every quota moves with the scale
 _DIGITS = 9  # of a remainder: two that are equal on paper must tie, whatever floating point made of them
 
 
@@ -61,10 +62,12 @@ def apportion(weights: Mapping[str, float], budget: Budget, order: "Sequence[str
 def _quotas(weights: Mapping[str, float], modules: Sequence[str], budget: Budget) -> dict[str, float]:
     """Return each module's share in experts, with fractions, costing the amount or as near below as floats come."""
     cap = math.inf if budget.maximum is None else budget.maximum
+    heaviest = max(weights.values(), default=0.0)
+    relative = {module: max(weights[module] / heaviest, _LIGHTEST) for module in modules if weights[module] > 0}
 
     def at(scale: float) -> dict[str, float]:
         return {
-            module: min(max(scale * weights[module], budget.minimum), cap) if weights[module] > 0 else budget.minimum
+            module: min(max(scale * relative[module], budget.minimum), cap) if module in relative else budget.minimum
             for module in modules
         }
 
@@ -76,16 +79,13 @@ def _quotas(weights: Mapping[str, float], modules: Sequence[str], budget: Budget
             total += budget.price(module, whole) + (part * budget.step(module, whole) if part else 0.0)
         return total
 
-    heaviest = max(weights.values(), default=0.0)
-    if heaviest <= 0:
+    if not relative:
         return at(0.0)
-    # With this scale the heaviest module alone would spend everything or be full, and so would every lighter one later.
-    low, high = 0.0, 1.0 / heaviest
-    full = sum(1 for module in modules if weights[module] > 0)
+    low, high = 0.0, 1.0
     while cost(quotas := at(high)) <= budget.amount:
-        low, high = high, high * 2
-        if sum(quota >= cap for module, quota in quotas.items() if weights[module] > 0) == full:
+        if all(quotas[module] >= cap for module in relative):
             return quotas
+        low, high = high, high * 2
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         if middle in (low, high):

@@ -44,7 +44,7 @@ class Budget:
             eligible: those that may get more than the minimum.
 
         Raises:
-            AllocationError: the minimum costs more than the amount, or all maxima less; the message says what is reachable.
+            AllocationError: the minimum costs more than the amount, or all maxima less; it says what is reachable.
         """
         modules, eligible = list(modules), set(eligible)
         least = sum(self.price(module, self.minimum) for module in modules)
@@ -66,6 +66,6 @@ class Budget:
         if self.amount > most + slack:
             raise AllocationError(
                 f"at most {self.maximum} experts on each of the {len(eligible)} modules that may have more than the "
-                f"minimum cost {most} {self.unit}, and the budget is {self.amount}; reachable: {least} to {most}. Raise the "
-                "maximum, or let more modules have experts (a lower percentile)"
+                f"minimum cost {most} {self.unit}; the budget is {self.amount}. Reachable: {least} to {most}. Raise "
+                "the maximum, or let more modules have experts (a lower percentile)"
             )

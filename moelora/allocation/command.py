@@ -58,6 +58,7 @@ def make_allocation(
         "parameters": sum(price(module, count) for module, count in experts.items()),
         "types": {linear.name: linear.kind for linear in chosen},
         "layers": {linear.name: linear.layer for linear in chosen},
+        "shapes": {linear.name: [linear.outputs, linear.inputs] for linear in chosen},
         "sensitivity": {
             document["task"]: {row["module"]: row["score"] for row in document["modules"] if row["module"] in experts}
             for document in documents

@@ -14,6 +14,7 @@ from moelora.ops.mixed_experts import mix_experts
 from moelora.ops.mixlora import mixlora_gated, mixlora_two_matrix
 from moelora.ops.mixture import gated_wide_lora, gated_wide_lora_linear, gated_wide_lora_reference, wide_lora_delta
 from moelora.ops.sensitivity import (
+    absolute_taylor,
     input_gram,
     prefers_grams,
     squared_gradient_norm,
@@ -27,6 +28,7 @@ __all__ = [
     "Frozen",
     "LowRank",
     "Settings",
+    "absolute_taylor",
     "dora_linear",
     "dora_linear_reference",
     "elementwise",

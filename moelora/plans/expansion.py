@@ -204,6 +204,7 @@ class Expansion:
                         "settings": variant.settings,
                         "match": variant.match.name if variant.match else None,
                         "allocation": variant.allocation,
+                        "placement": variant.placement,
                     }
                     for variant in self.variants
                 ],

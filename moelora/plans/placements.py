@@ -1,7 +1,7 @@
 """Variants whose experts are allocated: their settings, and several placements of one variant side by side."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from moelora.allocation.settings import BUDGETS, check_settings
@@ -33,16 +33,17 @@ def place_variants(
         _check_name(name, "placements", chosen, source)
     placed: dict[str, list] = {}
     for name, variant in chosen.items():
-        entries = _entries(name, suite["placements"].get(name)) if variant.allocated else {name: {}}
-        placed[name] = [dataclasses.replace(variant, name=child) for child in entries]
-        for position, (child, layers) in enumerate(entries.items()):
+        if not variant.allocated:
+            placed[name] = [variant]
+            continue
+        placed[name] = []
+        for child, placement, layers in _entries(name, suite["placements"].get(name)):
             if child != name and child in chosen:
                 raise ConfigError(
                     f"{source}: 'placements.{name}' makes a variant '{child}', a name that is taken; rename it"
                 )
-            if variant.allocated:
-                settings = _merge(suite, child, layers, schema, source)
-                placed[name][position] = dataclasses.replace(placed[name][position], allocation=settings)
+            settings = _merge(suite, child, layers, schema, source)
+            placed[name].append(dataclasses.replace(variant, name=child, allocation=settings, placement=placement))
     everyone = {child.name: child for children in placed.values() for child in children}
     for name in suite["allocation_by_variant"]:
         _check_name(name, "allocation_by_variant", everyone, source)
@@ -58,21 +59,21 @@ def _check_name(name: str, key: str, variants: Mapping[str, Any], source: str) -
         )
 
 
-def _entries(name: str, placements: "Mapping[str, Any] | None") -> dict[str, dict[str, Any]]:
-    """Return what differs in the allocation of each variant that one becomes."""
+def _entries(name: str, placements: "Mapping[str, Any] | None") -> Iterator[tuple[str, "dict | None", dict[str, Any]]]:
+    """Yield name, placement and what differs in the allocation of each variant that one becomes."""
     if placements is None:
-        return {name: {}}
-    entries: dict[str, dict[str, Any]] = {}
+        yield name, None, {}
+        return
+    budgets = placements.get("budgets") or {}
     for strategy, settings in placements["strategies"].items():
         settings = dict(settings or {})
-        budgets = placements.get("budgets") or {}
+        placement = {"variant": name, "strategy": strategy, "budget": None}
         # A budget of its own, or a total that follows from something else, is not varied.
         if "budget" in settings or BUDGETS[settings.get("strategy", "smoe_percentile")] == "never" or not budgets:
-            entries[f"{name}-{strategy}"] = settings
-        else:
-            for budget, amount in budgets.items():
-                entries[f"{name}-{strategy}-{budget}"] = {**settings, "budget": amount}
-    return entries
+            yield f"{name}-{strategy}", placement, settings
+            continue
+        for budget, amount in budgets.items():
+            yield f"{name}-{strategy}-{budget}", {**placement, "budget": budget}, {**settings, "budget": amount}
 
 
 def _merge(

@@ -17,7 +17,8 @@ class Variant:
     """A method with settings.
 
     ``match`` is the mixture whose trainable parameters a LoRA control is to come near, ``allocation`` says how experts
-    per module are found where the method wants that.
+    per module are found where the method wants that, and ``placement`` from which entry of ``placements`` it comes:
+    ``variant``, ``strategy`` and ``budget``.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Variant:
     abilities: Any
     match: "Variant | None" = None
     allocation: Mapping[str, Any] | None = None
+    placement: Mapping[str, "str | None"] | None = None
 
     @property
     def allocated(self) -> bool:

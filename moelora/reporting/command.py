@@ -12,15 +12,26 @@ import pandas as pd
 from moelora.errors import OutputError, RecordError
 from moelora.files import atomic_write_text, read_json
 from moelora.methods._proven import REMEDY, read_proven, trouble
-from moelora.reporting import cells, figures, provenance, render, routing_tables, search, tables, words
+from moelora.reporting import (
+    allocation_tables,
+    cells,
+    figures,
+    provenance,
+    render,
+    routing_tables,
+    search,
+    tables,
+    words,
+)
 from moelora.reporting.collect import read_records
 from moelora.reporting.page import Content, page
+from moelora.reporting.placed import placed
 from moelora.reporting.runs import Suite
 from moelora.reporting.summary import summarise
 
 
 def run(args: argparse.Namespace) -> None:
-    """Carry out `moelora report --records FILE --costs FILE... --out DIR [--title T] [--suite FILE]`."""
+    """Carry out `moelora report`: records, costs, stability, suite and title in; a folder out."""
     document = read_json(args.suite, "suite") if getattr(args, "suite", None) else {}
     stale = getattr(args, "fingerprints", None)
     write_report(
@@ -29,8 +40,9 @@ def run(args: argparse.Namespace) -> None:
         Path(args.out),
         document=document,
         title=getattr(args, "title", None),
-        searches=[search.read_search(path) for path in sorted(map(Path, getattr(args, "search", None) or []))],
+        searched=search.read_search(args.search) if getattr(args, "search", None) else None,
         fingerprints=read_json(stale, "fingerprints") if stale else document.get("fingerprints") or {},
+        stabilities=[read_stability(path) for path in sorted(map(Path, getattr(args, "stability", None) or []))],
     )
 
 
@@ -46,6 +58,21 @@ def read_costs(path: str | Path) -> dict[str, Any]:
     return document
 
 
+def read_stability(path: str | Path) -> dict[str, Any]:
+    """Return how sensitivities agree between samples.
+
+    Raises:
+        RecordError: The file is missing, truncated or of another kind.
+    """
+    document = read_json(path, "stability")
+    if not isinstance(document, dict) or not {"model", "task", "score", "votes", "rows"} <= document.keys():
+        raise RecordError(
+            f"{path} is no comparison of samples: expected the keys model, task, score, votes and rows; run moelora "
+            "sensitivity --stability"
+        )
+    return document
+
+
 def write_report(
     frame: pd.DataFrame,
     costs: Sequence[Mapping[str, Any]],
@@ -53,7 +80,8 @@ def write_report(
     document: Mapping[str, Any] | None = None,
     title: str | None = None,
     fingerprints: Mapping[str, str] | None = None,
-    searches: Sequence[Mapping[str, Any]] = (),
+    stabilities: Sequence[Mapping[str, Any]] = (),
+    searched: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `index.html`, `tables/` and `figures/` under `out`.
 
@@ -64,7 +92,8 @@ def write_report(
         document: The expanded suite file: titles and order.
         title: Heading of the page; by default the suite's.
         fingerprints: Fingerprints of the source as it is now, by plan hash, variant or method.
-        searches: The finished search of the suite, if it has one.
+        stabilities: How sensitivities agree between samples, one a model and task.
+        searched: The finished search of the suite, if it has one.
 
     Raises:
         OutputError: The folder can't be written.
@@ -77,12 +106,17 @@ def write_report(
     effects = cells.interference(panels)
     unproven = unproven_methods(suite)
     headlines = [tables.headline(p, unproven) for p in panels]
+    allocations = placed(suite)
     others = {
         t.name: t
         for t in (
             tables.interference_table(suite, effects),
             routing_tables.routing_table(suite, panels),
             routing_tables.routers_table(suite, panels),
+            allocation_tables.allocations_table(suite, allocations),
+            allocation_tables.experts_table(suite, allocations),
+            allocation_tables.sensitivity_table(suite, allocations),
+            allocation_tables.stability_table(suite, stabilities),
             tables.costs_table(suite, costs),
             tables.parameters_table(suite, panels),
             tables.all_metrics(suite, panels),
@@ -91,12 +125,12 @@ def write_report(
             provenance.runs_table(suite),
         )
     }
-    drawn = figures.draw_all(suite, panels, effects, costs)
+    drawn = figures.draw_all(suite, panels, effects, costs, stabilities)
     findings = summarise(suite, panels, effects, costs)
-    for document_ in searches:
-        others["search"] = search.search_table(document_)
-        drawn += figures.draw_search(document_)
-        findings.insert(-1, search.search_finding(suite, panels, document_))
+    if searched is not None:
+        others["search"] = search.search_table(searched)
+        drawn += figures.draw_search(searched)
+        findings.insert(-1, search.search_finding(suite, panels, searched))
     content = Content(
         suite=suite,
         title=title or suite.title,

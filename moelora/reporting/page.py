@@ -19,16 +19,18 @@ from moelora.reporting.tables import LEGEND
 
 _FAMILIES = {
     "pareto": "Score against cost",
+    "placements": "Where to put a budget of experts",
     "tasks": "Scores by task",
     "routing": "Does the router tell the tasks apart?",
     "routers": "Does the router decide, and are all experts used?",
     "experts": "Do the experts differ, and do seeds agree?",
     "load": "Expert load",
     "allocation": "Where the experts went",
+    "stability": "Do small samples agree on what is sensitive?",
     "curves": "Training curves",
 }
 
-_FOLDED = frozenset({"routers", "experts", "load", "curves"})
+_FOLDED = frozenset({"routers", "experts", "load", "allocation", "curves"})
 """Families of which the page opens the first figure only: there are many, and they are looked up."""
 
 

@@ -79,7 +79,7 @@ def test_the_report_has_a_section_on_the_search(document, tiny_suite, tmp_path):
 
     frame, costs, suite, _ = tiny_suite
     about = {**document, "variant": "lora", "searched": "lora_smoe", "model": "tiny-encoder"}
-    command.write_report(frame, costs, tmp_path, suite, searches=[about])
+    command.write_report(frame, costs, tmp_path, suite, searched=about)
     page = (tmp_path / "index.html").read_text()
     assert '<section id="search">' in page and 'href="#search"' in page and "search--history" in page
     assert "no search, so their rows do not say" in page

@@ -5,6 +5,7 @@ rule report:
     input:
         records=RECORDS,
         costs=get_costs(),
+        stability=get_suite_stabilities(),
         search=get_search_trials(),
         suite=SUITE_JSON,
     output:
@@ -28,5 +29,6 @@ rule report:
         fingerprint=get_command_fingerprint("moelora.reporting.command"),
         unproven=get_unproven(),
     shell:
-        "python -m moelora report --records {input.records} --costs {input.costs} --search {input.search} --suite {input.suite} "
-        "--title {params.title:q} --out $(dirname {output.page:q}) > {log} 2>&1"
+        "python -m moelora report --records {input.records} --costs {input.costs} --stability {input.stability} "
+        "--search {input.search} --suite {input.suite} --title {params.title:q} --out $(dirname {output.page:q}) "
+        "> {log} 2>&1"

@@ -31,8 +31,43 @@ for _model, _score in [
                 "--checkpointing" if SUITE["sensitivity"]["checkpointing"] else ""
             ),
             sources=get_source_options(_model),
-            fingerprint=get_command_fingerprint("moelora.allocation.sensitivity"),
+            fingerprint=get_command_fingerprint(
+                "moelora.allocation.sensitivity_command"
+            ),
         shell:
             "python -m moelora sensitivity --plan {input.plans} --task {params.tasks} --examples {params.examples} "
             "--batch-size {params.batch_size} --seed {params.seed} --score {params.score} {params.checkpointing} "
+            "--out {output} {params.sources} > {log} 2>&1"
+
+
+# How far small samples agree: for the report alone, no allocation waits for it.
+for _model in EXPANSION.allocated_models if SUITE["sensitivity"]["stability"] else ():
+
+    rule:
+        name:
+            "stability_" + re.sub(r"\W", "_", _model)
+        input:
+            plans=get_sensitivity_plans(_model),
+            sources=get_source_paths(_model).values(),
+        output:
+            get_stabilities(_model),
+        log:
+            get_suite_path(layout.log("stability", _model)),
+        threads: SUITE["threads"]
+        resources:
+            gpu_percent=CARD_PERCENT,
+        params:
+            tasks=EXPANSION.model_tasks(_model),
+            examples=",".join(map(str, SUITE["sensitivity"]["stability"]["examples"])),
+            seeds=",".join(map(str, SUITE["sensitivity"]["stability"]["seeds"])),
+            batch_size=SUITE["sensitivity"]["batch_size"],
+            seed=SUITE["sensitivity"]["seed"],
+            votes=get_stability_votes(_model),
+            sources=get_source_options(_model),
+            fingerprint=get_command_fingerprint(
+                "moelora.allocation.sensitivity_command"
+            ),
+        shell:
+            "python -m moelora sensitivity --plan {input.plans} --task {params.tasks} --stability {params.examples} "
+            "--seeds {params.seeds} --votes {params.votes:q} --batch-size {params.batch_size} --seed {params.seed} "
             "--out {output} {params.sources} > {log} 2>&1"

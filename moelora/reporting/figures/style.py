@@ -96,6 +96,11 @@ class Figure:
         return body.replace("<svg", f'<svg role="img" aria-label="{_escape(self.title)}"', 1)
 
 
+def hue(place: int) -> str:
+    """Return the colour of the n-th line of a figure whose lines are no variants."""
+    return _HUES[place % len(_HUES)]
+
+
 class Palette:
     """A colour and marker for each variant, the same in all figures of a suite.
 
