@@ -83,7 +83,7 @@ def searched_runs(
 
 
 def _as_searched(run: Run, search: Mapping[str, Any], regimes: int) -> Run:
-    variant = dataclasses.replace(run.variant, name=search["name"])
+    variant = dataclasses.replace(run.variant, name=search["name"], placement=None)
     label = layout.label(variant.name, run.regime, regimes)
     pending = {**run.plan["pending"], "search": layout.WINNER}
     if "allocation" in pending:
