@@ -49,9 +49,10 @@ def result(trials: Iterable[Any], slot: int, retries: int) -> "Any | None":
 
     died = 0
     for trial in tries(trials, slot):
-        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or trial.user_attrs.get(FINAL):
+        failed = trial.state == TrialState.FAIL
+        if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or (failed and trial.user_attrs.get(FINAL)):
             return trial
-        died += trial.state == TrialState.FAIL and not trial.user_attrs.get(CALLED_OFF)
+        died += failed and not trial.user_attrs.get(CALLED_OFF)
         if died > retries:
             return trial
     return None

@@ -31,14 +31,16 @@ def tell(study: StudyFile, number: int, outcome: Outcome) -> bool:
             f"trial {number} is told {sorted(outcome.values)}, but the study measures {sorted(study.objectives)}; "
             "tell a value for each of them"
         )
-    odd = [f"{name} is {value}" for name, value in (outcome.values or {}).items() if not math.isfinite(value)]
+    odd = [f"{name} is {value}" for name, value in (outcome.values or {}).items() if _is_odd(value)]
     if odd:
         outcome = dataclasses.replace(outcome, values=None, reason=", ".join(odd))
     opened = study.open()
     frozen = next((trial for trial in trials_of(opened) if trial.number == number), None)
     if frozen is None:
         raise ConfigError(f"study '{study.name}' has no trial {number}; ask for one first")
-    attributes: dict[str, Any] = {DETAILS: dict(outcome.details)} if outcome.details else {}
+    # JSON knows no infinite numbers, and the files that trials leave are JSON
+    plain = {key: None if _is_odd(value) else value for key, value in outcome.details.items()}
+    attributes: dict[str, Any] = {DETAILS: plain} if plain else {}
     if outcome.values is not None:
         state, values = TrialState.COMPLETE, [outcome.values[name] for name in study.objectives]
     else:
@@ -68,12 +70,17 @@ def sweep(study: StudyFile) -> list[int]:
             in_work = (datetime.now() - trial.datetime_start).total_seconds() <= study.search["lease_seconds"]
         else:
             in_work = leases.get(token, False)
-        if not in_work and _settle(opened, trial, TrialState.FAIL, None, {REASON: DIED}):
+        reason = trial.user_attrs.get(REASON, DIED)  # a worker may have died while it told why
+        if not in_work and _settle(opened, trial, TrialState.FAIL, None, {REASON: reason}):
             failed.append(trial.number)
     for token, alive in leases.items():
         if not alive:
             study.leases.release(token)
     return failed
+
+
+def _is_odd(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _settle(opened: Any, trial: Any, state: Any, values: "list[float] | None", attributes: Mapping[str, Any]) -> bool:

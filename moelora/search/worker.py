@@ -34,16 +34,14 @@ def work(study: StudyFile, objective: Objective, slots: "Sequence[int] | None" =
     """
     wanted = list(range(study.slots)) if slots is None else list(slots)
     while True:
+        if died := sweep(study):
+            logger.warning("trials %s failed: their workers ended without a word", died)
         trials = trials_of(study.open())
         left = [slot for slot in open_slots(trials, study) if slot in wanted]
         if not left:
             return [result(trials, slot, study.search["retries"]) for slot in wanted]
         if not any(_try_slot(study, objective, slot) for slot in left):
-            died = sweep(study)
-            if died:
-                logger.warning("trials %s failed: their workers ended without a word", died)
-            else:
-                time.sleep(wait)
+            time.sleep(wait)
 
 
 def _try_slot(study: StudyFile, objective: Objective, slot: int) -> bool:

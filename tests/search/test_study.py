@@ -246,9 +246,19 @@ def test_values_must_be_those_of_the_objectives(tmp_path):
 
 def test_a_score_that_is_no_number_is_a_failure_with_a_reason(tmp_path):
     study = make_study(tmp_path, trials=1, retries=0)
-    (failed,) = work(study, lambda asked: Outcome(values={"score": float("nan")}, details={"steps": 3}))
+    (failed,) = work(study, lambda asked: Outcome(values={"score": float("nan")}, details={"loss": float("inf")}))
     assert failed.state.name == "FAIL" and failed.user_attrs["reason"] == "score is nan"
-    assert failed.user_attrs["details"] == {"steps": 3}
+    assert failed.user_attrs["details"] == {"loss": None}
+
+
+def test_a_worker_that_dies_while_it_tells_leaves_no_result(tmp_path):
+    study = make_study(tmp_path, trials=1)
+    asked = ask_and_die(study, 0)
+    asked.trial.set_user_attr("final", True)
+    asked.trial.set_user_attr("reason", "diverged")
+    assert open_slots(trials_of(study.open()), study) == [0]
+    assert sweep(study) == [asked.number]
+    assert result(trials_of(study.open()), 0, 1).user_attrs["reason"] == "diverged"
 
 
 def test_sqlite_is_for_one_worker(tmp_path):
