@@ -20,6 +20,7 @@ from moelora.reporting import (
     provenance,
     render,
     routing_tables,
+    search,
     significance,
     speed,
     tables,
@@ -43,6 +44,7 @@ def run(args: argparse.Namespace) -> None:
         Path(args.out),
         document=document,
         title=getattr(args, "title", None),
+        searched=search.read_search(args.search) if getattr(args, "search", None) else None,
         fingerprints=read_json(stale, "fingerprints") if stale else document.get("fingerprints") or {},
         speeds=[read_speed(path) for path in getattr(args, "speed", None) or []],
         stabilities=[read_stability(path) for path in sorted(map(Path, getattr(args, "stability", None) or []))],
@@ -85,6 +87,7 @@ def write_report(
     fingerprints: Mapping[str, str] | None = None,
     speeds: Sequence[Mapping[str, Any]] = (),
     stabilities: Sequence[Mapping[str, Any]] = (),
+    searched: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `index.html`, `tables/` and `figures/` under `out`.
 
@@ -97,6 +100,7 @@ def write_report(
         fingerprints: Fingerprints of the source as it is now, by plan hash, variant or method.
         speeds: Records of the bench, in the order in which they are shown.
         stabilities: How sensitivities agree between samples, one a model and task.
+        searched: The finished search of the suite, if it has one.
 
     Raises:
         OutputError: The folder can't be written.
@@ -139,10 +143,15 @@ def write_report(
     ]
     drawn += [one.figure for one in compared if one.figure]
     others |= {table.name: table for one in compared for table in one.tables}
+    findings = summarise(suite, panels, effects, costs)
+    if searched is not None:
+        others["search"] = search.search_table(searched)
+        drawn += figures.draw_search(searched)
+        findings.insert(-1, search.search_finding(suite, panels, searched))
     content = Content(
         suite=suite,
         title=title or suite.title,
-        findings=summarise(suite, panels, effects, costs),
+        findings=findings,
         headlines=headlines,
         tables=others,
         figures=drawn,

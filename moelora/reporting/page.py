@@ -91,6 +91,7 @@ def page(content: Content) -> str:
         families=[f for f in families if f[2]],
         folded=_FOLDED,
         interference_figures=[f for f in content.figures if f.family == "interference"],
+        search_figures=[f for f in content.figures if f.family == "search"],
         environments=provenance.environments(content.suite),
         facts=_facts(content.suite),
         legend=LEGEND,

@@ -7,6 +7,7 @@ rule report:
         costs=get_costs(),
         speed=get_speed_records(),
         stability=get_suite_stabilities(),
+        search=get_search_trials(),
         suite=SUITE_JSON,
     output:
         page=report(REPORT_PAGE, caption="../report/page.rst", category="Report"),
@@ -30,4 +31,5 @@ rule report:
         unproven=get_unproven(),
     shell:
         "python -m moelora report --records {input.records} --costs {input.costs} --stability {input.stability} "
-        "--speed {input.speed} --suite {input.suite} --title {params.title:q} --out $(dirname {output.page:q}) > {log} 2>&1"
+        "--speed {input.speed} --search {input.search} --suite {input.suite} --title {params.title:q} "
+        "--out $(dirname {output.page:q}) > {log} 2>&1"
