@@ -52,7 +52,11 @@ def names_of(mode: str, workload: Workload, chosen: Sequence[str] | None = None)
     """Return the names of a mode's rows: the reference and those that were chosen, all by default."""
     if mode == SENSITIVITY:
         return [REFERENCE, *sensitivity.TITLES] if workload.kind == "model" else []
-    names = [name for name, variant in VARIANTS.items() if mode in variant.modes]
+    names = [
+        name
+        for name, variant in VARIANTS.items()
+        if mode in variant.modes and variant.device in (None, workload.device)
+    ]
     return [name for name in names if chosen is None or name in chosen or name == REFERENCE]
 
 

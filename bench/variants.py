@@ -1,6 +1,7 @@
 """Who is measured: PEFT's adapters, ours through their public tuners, the packages of `bench.rivals`."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import nn
 
 from bench import rivals
 from bench.workloads import FEED_FORWARD, Workload, share
+from moelora.ops.triton import SWITCH
 
 REFERENCE = "lora-peft"
 TRAINING, INFERENCE, SENSITIVITY = "training", "inference", "sensitivity"
@@ -49,6 +51,7 @@ class Variant:
         modes: What it can be measured at.
         package: A package that it needs beyond the project's own.
         peer: The variant of ours that computes the same.
+        device: The only device that it runs on, "cuda"; None for any.
     """
 
     title: str
@@ -56,6 +59,27 @@ class Variant:
     modes: tuple[str, ...] = (TRAINING,)
     package: str | None = None
     peer: str | None = None
+    device: str | None = None
+
+
+class WithKernels(nn.Module):
+    """A model that computes with the Triton kernels while others in this process do not."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the model with the switch on."""
+        before = os.environ.get(SWITCH)
+        os.environ[SWITCH] = "1"  # read in the forward pass alone
+        try:
+            return self.model(*args, **kwargs)
+        finally:
+            if before is None:
+                del os.environ[SWITCH]
+            else:
+                os.environ[SWITCH] = before
 
 
 def _with_peft(
@@ -119,6 +143,11 @@ def _dora(model: nn.Module, workload: Workload, settings: Settings) -> tuple[Any
     return adapted, parameters
 
 
+def _mixlora_by_kernels(model: nn.Module, workload: Workload, settings: Settings) -> tuple[Any, list[torch.Tensor]]:
+    adapted, parameters = _with_peft(_mixlora)(model, workload, settings)
+    return WithKernels(adapted), parameters
+
+
 def _top_k(workload: Workload, settings: Settings) -> Any:
     per_token = min(settings.per_token, settings.experts)
     return _mixture(workload, settings, experts=settings.experts, router="top_k", experts_per_token=per_token)
@@ -140,6 +169,7 @@ VARIANTS = {
     "top-k": Variant("top-k mixture on all linears", _with_peft(_top_k)),
     "mola-moe-peft": Variant("MoLA (moe-peft)", rivals.mola, package="moe_peft", peer="top-k"),
     "mixlora": Variant("MixLoRA", _with_peft(_mixlora), BOTH),
+    "mixlora-triton": Variant("MixLoRA (Triton kernels)", _mixlora_by_kernels, BOTH, peer="mixlora", device="cuda"),
     "mixlora-moe-peft": Variant("MixLoRA (moe-peft)", rivals.mixlora, BOTH, "moe_peft", "mixlora"),
     "mixlora-package": Variant("MixLoRA (mixlora)", rivals.mixlora_package, (INFERENCE,), "mixlora", "mixlora"),
     "mixdora": Variant("MixDoRA", _with_peft(lambda w, s: _mixlora(w, s, dora=True))),

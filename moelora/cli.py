@@ -65,11 +65,15 @@ def build_parser() -> argparse.ArgumentParser:
         _add_sensitivity,
         _add_allocate,
         _add_tune,
+        _add_search,
         _add_train,
         _add_evaluate,
         _add_costs,
         _add_collect,
         _add_report,
+        _add_compare,
+        _add_claims,
+        _add_export,
         _add_publish,
         _add_new_method,
         _add_docs,
@@ -183,6 +187,57 @@ def _add_tune(verbs) -> None:
     _add_sources(verb)
 
 
+def _add_search(verbs) -> None:
+    text = "search for a variant's best settings: trials of one study, any number of workers"
+    verb = verbs.add_parser("search", help=text, description=text, fromfile_prefix_chars="@")
+    steps = verb.add_subparsers(title="steps", metavar="STEP", required=True)
+    where = "moelora.search.command:"
+
+    create = _verb(steps, "create", f"{where}create", "make the study, unless it is there, and write study.json")
+    create.add_argument("--search", type=Path, required=True, metavar="search.json", help="as `moelora plan` writes it")
+    create.add_argument("--plan", type=Path, required=True, metavar="PLAN", help="of the winner's first run")
+    create.add_argument("--sensitivity", type=Path, nargs="*", default=[], metavar="FILE", help="one a task")
+    create.add_argument("--fingerprint", default="", help="of the code behind the trials")
+    create.add_argument("--out", type=Path, required=True, metavar="study.json")
+    _add_sources(create)
+
+    run = _study_verb(
+        steps, "run", f"{where}run", "carry out trials until every slot, or the one named, has its result"
+    )
+    run.add_argument("--slot", type=int, metavar="N", help="care for this one only, counted from 0")
+    run.add_argument("--out", type=Path, metavar="FILE", help="with --slot: its result")
+    _add_sources(run)
+
+    ask = _study_verb(
+        steps, "ask", f"{where}ask_by_hand", "print a new trial as JSON, to be carried out by other means"
+    )
+    ask.add_argument("--slot", type=int, metavar="N", help="the slot it is for (default: the first that is free)")
+
+    tell = _study_verb(steps, "tell", f"{where}tell_by_hand", "settle a trial that `ask` printed")
+    tell.add_argument("number", type=int, metavar="NUMBER")
+    ending = tell.add_mutually_exclusive_group(required=True)
+    ending.add_argument("--values", type=_json_text_or_file, metavar="JSON", help="objective to value")
+    ending.add_argument("--failed", metavar="REASON", help="why there are none")
+
+    _study_verb(steps, "sweep", f"{where}sweep_by_hand", "fail the trials whose workers died")
+    _study_verb(steps, "show", f"{where}show", "print the trials, the best value and an estimate of the time left")
+
+    choose = _study_verb(
+        steps, "choose", f"{where}choose_winner", "write all trials, and the winner of a finished study"
+    )
+    choose.add_argument("--trials", type=Path, required=True, metavar="FILE")
+    choose.add_argument("--winner", type=Path, required=True, metavar="FILE")
+    choose.add_argument(
+        "--allocation", type=Path, metavar="FILE", help="its experts per module, where they are allocated"
+    )
+
+
+def _study_verb(steps, name: str, handler: str, text: str) -> argparse.ArgumentParser:
+    verb = _verb(steps, name, handler, text)
+    verb.add_argument("--study", type=Path, required=True, metavar="study.json")
+    return verb
+
+
 def _add_train(verbs) -> None:
     verb = _verb(verbs, "train", "moelora.training.command:run", "carry out plans; resumes what was interrupted")
     verb.add_argument("--plans", type=Path, nargs="+", required=True, metavar="PLAN")
@@ -230,11 +285,41 @@ def _add_report(verbs) -> None:
     verb = _verb(verbs, "report", "moelora.reporting.command:run", "make tables, figures and the page from records")
     verb.add_argument("--records", type=Path, required=True, metavar="FILE")
     verb.add_argument("--costs", type=Path, nargs="*", default=[], metavar="FILE")
+    verb.add_argument("--speed", type=Path, nargs="*", default=[], metavar="FILE", help="records of the bench to show")
     verb.add_argument("--stability", type=Path, nargs="*", default=[], metavar="FILE",
                       help="how samples agree, from `moelora sensitivity --stability`")  # fmt: skip
+    verb.add_argument("--search", type=Path, nargs="?", metavar="FILE", help="trials of a finished search")
     verb.add_argument("--suite", type=Path, required=True, metavar="SUITE.json")
     verb.add_argument("--title", required=True)
     verb.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+
+def _add_compare(verbs) -> None:
+    verb = _verb(verbs, "compare", "moelora.reporting.compare:run", "compare two variants of a suite's records")
+    verb.add_argument("first", metavar="A", help="variant, as records name it")
+    verb.add_argument("second", metavar="B")
+    verb.add_argument("--records", type=Path, required=True, metavar="FILE")
+    verb.add_argument("--model", metavar="NAME")
+    verb.add_argument("--task", metavar="NAME")
+    verb.add_argument("--regime", metavar="NAME")
+    verb.add_argument("--region", type=float, default=1.0, metavar="POINTS",
+                      help="differences up to this many points count as none (default: %(default)s)")  # fmt: skip
+
+
+def _add_claims(verbs) -> None:
+    verb = _verb(verbs, "claims", "moelora.reporting.claims_page:run", "set published claims beside what records say")
+    verb.add_argument("--records", type=Path, nargs="*", default=[], metavar="FILE")
+    verb.add_argument("--costs", type=Path, nargs="*", default=[], metavar="FILE")
+    verb.add_argument("--config-dir", type=Path, default=Path("workflow/config"), metavar="DIR",
+                      help="folder with claims/ (default: %(default)s)")  # fmt: skip
+    verb.add_argument("--out", type=Path, required=True, metavar="DIR")
+
+
+def _add_export(verbs) -> None:
+    verb = _verb(verbs, "export", "moelora.reporting.export:run",
+                 "write records in the layout of PEFT's method comparison results")  # fmt: skip
+    verb.add_argument("--records", type=Path, required=True, metavar="FILE")
+    verb.add_argument("--to", type=Path, required=True, metavar="DIR")
 
 
 def _add_publish(verbs) -> None:

@@ -6,7 +6,7 @@ two equal in float64, forward and every gradient.
 
 from moelora.ops.activations import Elementwise, elementwise
 from moelora.ops.blocks import Assignment, Frozen, LowRank, Settings, mixdora_reference, mixlora_reference
-from moelora.ops.dora import dora_linear, dora_linear_reference
+from moelora.ops.dora import dora_called_layer, dora_linear, dora_linear_reference
 from moelora.ops.dora_norm import DoraNorm
 from moelora.ops.lora import lora_linear, lora_linear_reference
 from moelora.ops.mixdora import mixdora_gated, mixdora_two_matrix
@@ -29,6 +29,7 @@ __all__ = [
     "LowRank",
     "Settings",
     "absolute_taylor",
+    "dora_called_layer",
     "dora_linear",
     "dora_linear_reference",
     "elementwise",

@@ -31,12 +31,18 @@ class Assignment(NamedTuple):
 class Frozen(NamedTuple):
     """A frozen linear layer: its dense weight (O, D), or the layer as a callable; and its bias (O,) in both cases.
 
-    A callable takes rows (T, N) of the dtype the experts work in, and casts them where it must.
+    Attributes:
+        weight: Dense weight, (O, D).
+        bias: (O,).
+        module: The layer itself; takes rows (T, N) of the dtype the experts work in, and casts them where it must.
+        again: Makes a dense weight that stands for a quantised one anew in the backward pass of MixDoRA, so that it is
+            not kept until then.
     """
 
     weight: Tensor | None = None
     bias: Tensor | None = None
     module: Callable[[Tensor], Tensor] | None = None
+    again: Callable[[], Tensor] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Apply the layer with its bias."""

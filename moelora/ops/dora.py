@@ -6,6 +6,7 @@ Notation: T tokens (any leading axes), D input width, O output width, R rank.
 Source: DoRA, arXiv 2402.09353; semantics of dropout and of the detached norm as in PEFT.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from moelora.ops.dora_norm import DoraNorm, project_with
+from moelora.ops.dora_norm import DoraNorm, project_with, row_norms
+from moelora.ops.lora import lora_linear
 from moelora.ops.low_rank import add_product, drop, drop_again
 from moelora.ops.precision import as_rows, cast_operands, like_rows_of, without_autocast
 
@@ -51,7 +53,57 @@ def dora_linear(
     norm = norm or DoraNorm()
     x, a, b = cast_operands(x, a, b)
     with without_autocast(x):
-        return _DoraLinear.apply(x, a, b, magnitude, weight, bias, scaling, norm, dropout)
+        # Kept outside the function: torch.compile traces no function that changes an object.
+        squares = norm.squares(weight)
+        return _DoraLinear.apply(x, a, b, magnitude, weight, bias, scaling, squares, dropout)
+
+
+def dora_called_layer(
+    x: Tensor,
+    layer: Callable[[Tensor], Tensor],
+    bias: Tensor | None,
+    a: Tensor,
+    b: Tensor,
+    magnitude: Tensor,
+    scaling: float,
+    squares: Tensor,
+    dropout: float = 0.0,
+) -> Tensor:
+    """Apply a frozen linear layer that must be called (quantised, say) with a DoRA; arguments as in `dora_linear`.
+
+    The layer is called once, on everything that it must multiply: x, with dropout also the dropped x, and the rows of
+    A, whose images the norm needs. So a quantised weight is dequantised once forward, and once backward.
+
+    Args:
+        x: Input, (..., D).
+        layer: Maps rows (N, D) to (N, O), its bias included.
+        bias: The layer's bias, (O,).
+        a: First factor, (R, D). For the norm it is rounded to the dtype of x.
+        b: Second factor, (O, R).
+        magnitude: m, (O,).
+        scaling: s.
+        squares: Squared row norms of the layer's dense weight, (O,), from `DoraNorm.squares`.
+        dropout: Probability of dropping an element of the input; 0 outside training.
+
+    Returns:
+        (..., O), in the dtype that the layer gives.
+    """
+    rows = as_rows(x)
+    dropped = functional.dropout(rows, dropout) if dropout else rows
+    inputs = [rows, dropped] if dropout else [rows]
+    outputs = layer(torch.cat([*inputs, a.detach().to(rows.dtype)]))
+    with without_autocast(rows):
+        unbiased = outputs if bias is None else outputs - bias.to(outputs.dtype)
+        *projected, cross = unbiased.split([*(len(one) for one in inputs), len(a)])
+        norms = row_norms(squares, cross.detach(), a, b, scaling)[0]
+    unscaled = lora_linear(dropped.to(a.dtype), a, b, scaling, base=projected[-1])
+    # Magnitudes move by far less than half precision resolves near 1, so they act in float32.
+    output = unscaled * (magnitude.to(norms.dtype) / norms)
+    if dropout:
+        output = output - projected[-1] + projected[0]
+    if bias is not None:
+        output = output + bias
+    return output.to(outputs.dtype).view(*x.shape[:-1], output.shape[-1])
 
 
 def dora_linear_reference(
@@ -86,7 +138,7 @@ class _DoraLinear(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         scaling: float,
-        norm: DoraNorm,
+        squares: Tensor,
         dropout: float,
     ) -> Tensor:
         rows = as_rows(x)
@@ -97,7 +149,7 @@ class _DoraLinear(torch.autograd.Function):
         else:
             base, through, cross = project_with([rows, dropped], a, weight)
             unscaled = through.clone()
-        norms = norm.norms(weight, cross, a, b, scaling)[0]
+        norms = row_norms(squares, cross, a, b, scaling)[0]
         unscaled = add_product(unscaled, products.T, b.T, scaling)
         # Magnitudes move by far less than half precision resolves near 1, so they act in float32.
         scale = magnitude.to(norms.dtype) / norms

@@ -6,6 +6,8 @@ Notation: D input width, O output width, R rank, E experts.
 Source: DoRA, arXiv 2402.09353, for the norm; the expansion is ours.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -29,6 +31,10 @@ class DoraNorm:
         """Forget what was kept; the next pass computes it from the weight it gets."""
         self._squares = None
 
+    def squares_of(self, make_weight: Callable[[], Tensor]) -> Tensor:
+        """Return what `squares` does of a weight that is made (dequantised) only where nothing is kept."""
+        return self.squares(make_weight()) if self._squares is None else self._squares
+
     def squares(self, weight: Tensor) -> Tensor:
         """Return the squared norm of each row of W, (O,), in float32 at the least."""
         dtype = torch.promote_types(weight.dtype, torch.float32)
@@ -37,25 +43,25 @@ class DoraNorm:
             self._squares = torch.linalg.vector_norm(weight.detach(), dim=1, dtype=dtype).square()
         return self._squares
 
-    def norms(self, weight: Tensor, cross: Tensor, a: Tensor, b: Tensor, scaling: float, experts: int = 1) -> Tensor:
-        """Return the row norms of W + s B_e A_e for each expert, (E, O), without a graph.
 
-        Args:
-            weight: Frozen weight, (O, D).
-            cross: A Wᵀ, (E * R, O).
-            a: Stacked first factors, (E * R, D).
-            b: Second factors side by side, (O, E * R).
-            scaling: s.
-            experts: E.
-        """
-        squares = self.squares(weight)
-        first = a.detach().to(squares.dtype).view(experts, -1, a.shape[1])
-        second = b.detach().to(squares.dtype).T.reshape(experts, -1, b.shape[0])
-        cross = cross.to(squares.dtype).view(second.shape)
-        moved = torch.baddbmm(cross, first @ first.mT, second, beta=2 * scaling, alpha=scaling * scaling)
-        total = squares + (second * moved).sum(1)
-        # Rounding may leave a row that is nearly cancelled below zero.
-        return total.clamp_min(torch.finfo(total.dtype).tiny).sqrt()
+def row_norms(squares: Tensor, cross: Tensor, a: Tensor, b: Tensor, scaling: float, experts: int = 1) -> Tensor:
+    """Return the row norms of W + s B_e A_e for each expert, (E, O), without a graph.
+
+    Args:
+        squares: Squared row norms of W, (O,), from `DoraNorm.squares`.
+        cross: A Wᵀ, (E * R, O).
+        a: Stacked first factors, (E * R, D).
+        b: Second factors side by side, (O, E * R).
+        scaling: s.
+        experts: E.
+    """
+    first = a.detach().to(squares.dtype).view(experts, -1, a.shape[1])
+    second = b.detach().to(squares.dtype).T.reshape(experts, -1, b.shape[0])
+    cross = cross.to(squares.dtype).view(second.shape)
+    moved = torch.baddbmm(cross, first @ first.mT, second, beta=2 * scaling, alpha=scaling * scaling)
+    total = squares + (second * moved).sum(1)
+    # Rounding may leave a row that is nearly cancelled below zero.
+    return total.clamp_min(torch.finfo(total.dtype).tiny).sqrt()
 
 
 def project_with(rows: list[Tensor], a: Tensor, weight: Tensor) -> tuple[Tensor, ...]:

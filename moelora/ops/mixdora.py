@@ -88,13 +88,16 @@ def _block(
     rows, *flat = cast_operands(as_rows(x), *(matrix for pair in factors for matrix in pair))
     constants = [tensor for one in frozen for tensor in (one.weight, one.bias)]
     with without_autocast(rows):
+        # Kept outside the function: torch.compile traces no function that changes an object.
+        squares = tuple(norm.squares(one.weight) for norm, one in zip(norms, frozen, strict=True))
         output = MixDoraBlock.apply(
-            elementwise(settings.activation), settings, assignment.experts, norms, rows, assignment.chosen,
-            assignment.weights, *constants, *flat, *magnitudes,
+            elementwise(settings.activation), settings, assignment.experts, squares, tuple(one.again for one in frozen),
+            rows, assignment.chosen, assignment.weights, *constants, *flat, *magnitudes,
         )  # fmt: skip
     return output.view(*x.shape[:-1], output.shape[-1])
 
 
+@torch.compiler.disable  # how many tokens an expert has is for the data to say: one break instead of one an expert
 def _expert_by_expert(
     rows: Tensor,
     frozen: tuple[Frozen, ...],

@@ -4,6 +4,7 @@ Notation: T tokens, N rows of a share, D width, F feed-forward width, R rank, E 
 Source: MixLoRA, arXiv 2404.15159, and DoRA, arXiv 2402.09353; the forms are ours.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from moelora.ops.activations import Elementwise
 from moelora.ops.blocks import Settings
-from moelora.ops.dora_norm import DoraNorm, project_with
+from moelora.ops.dora_norm import project_with, row_norms
 from moelora.ops.low_rank import add_product
 from moelora.ops.precision import without_autocast
 from moelora.ops.shares import Share, make_shares
@@ -61,14 +62,15 @@ class MixDoraBlock(torch.autograd.Function):
         activation: Elementwise,
         settings: Settings,
         experts: int,
-        norms: tuple[DoraNorm, ...],
+        squares: tuple[Tensor, ...],
+        again: tuple[Callable[[], Tensor] | None, ...],
         x: Tensor,
         chosen: Tensor,
         weights: Tensor,
         *tensors: Tensor | None,
     ) -> Tensor:
         """Compute the block for rows (T, D)."""
-        count = len(norms)
+        count = len(squares)
         constants, factors, magnitudes = tensors[: 2 * count], tensors[2 * count : 4 * count], tensors[4 * count :]
         firsts, lows, layers = [], [], []
         for place in range(count):
@@ -79,7 +81,7 @@ class MixDoraBlock(torch.autograd.Function):
                 lows.append((a @ x.to(a.dtype).T).mul_(settings.scaling))
             else:
                 cross = a @ weight.to(a.dtype).T
-            norm = norms[place].norms(weight, cross, a, b, settings.scaling, experts)
+            norm = row_norms(squares[place], cross, a, b, settings.scaling, experts)
             # Magnitudes move by far less than half precision resolves near 1, so they act in float32.
             scale = magnitudes[place].to(norm.dtype) / norm
             layers.append(_Layer(weight, bias, a, b, scale, norm))
@@ -102,12 +104,14 @@ class MixDoraBlock(torch.autograd.Function):
                 share.put(output, last.finish(unscaled, share).mul_(share.weights.to(x.dtype)))
                 unscaled_rows.append(unscaled)
         scales = [part for layer in layers for part in (layer.scale, layer.norms)]
+        kept = list(tensors[: 4 * count])
+        kept[: 2 * count : 2] = [None if make else w for make, w in zip(again, kept[: 2 * count : 2], strict=True)]
         ctx.save_for_backward(
-            x, chosen, weights, *tensors[: 4 * count], *scales,
+            x, chosen, weights, *kept, *scales,
             *firsts, *lows, *last_lows, *unscaled_rows,
         )  # fmt: skip
         ctx.count, ctx.activation, ctx.settings, ctx.experts = count, activation, settings, experts
-        ctx.magnitude_dtypes = [one.dtype for one in magnitudes]
+        ctx.magnitude_dtypes, ctx.again = [one.dtype for one in magnitudes], again
         return output
 
     @staticmethod
@@ -117,6 +121,8 @@ class MixDoraBlock(torch.autograd.Function):
         x, chosen, weights, *saved = ctx.saved_tensors
         count, settings = ctx.count, ctx.settings
         constants, factors, scales = saved[: 2 * count], saved[2 * count : 4 * count], saved[4 * count : 6 * count]
+        for place, make in enumerate(ctx.again):
+            constants[2 * place] = make() if make else constants[2 * place]
         layers = [
             _Layer(*constants[2 * p : 2 * p + 2], *factors[2 * p : 2 * p + 2], *scales[2 * p : 2 * p + 2])
             for p in range(count)
@@ -178,7 +184,7 @@ class MixDoraBlock(torch.autograd.Function):
             (d / layer.norms).to(dtype) for d, layer, dtype in zip(d_scales, layers, ctx.magnitude_dtypes, strict=True)
         ]
         d_factors = [one for a, b in zip(d_a, d_b, strict=True) for one in (a, b.T)]
-        return None, None, None, None, d_x, None, d_weights, *[None] * (2 * count), *d_factors, *d_magnitudes
+        return None, None, None, None, None, d_x, None, d_weights, *[None] * (2 * count), *d_factors, *d_magnitudes
 
 
 def _shares(chosen: Tensor, weights: Tensor, layers: list[_Layer], settings: Settings) -> list[Share]:

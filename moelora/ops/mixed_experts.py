@@ -16,6 +16,7 @@ from moelora.ops.expert_rows import ExpertRows, RowGradients, mix_rows, unmix_ro
 from moelora.ops.low_rank import add_product, drop, drop_again, widen
 from moelora.ops.precision import as_rows, cast_operands, without_autocast
 from moelora.ops.shares import make_shares, weights_by_expert
+from moelora.ops.triton import uses_kernels
 
 
 def mix_experts(
@@ -42,6 +43,10 @@ def mix_experts(
     Returns:
         Mixed hidden rows, (T, F), and weighted rank-R products, (T, E * R).
     """
+    if uses_kernels(x, settings.activation, *firsts, last_a):
+        from moelora.ops.triton.function import mix_experts_by_kernels
+
+        return mix_experts_by_kernels(firsts, x, factors, last_a, assignment, settings)
     x, last_a, *flat = cast_operands(as_rows(x), last_a, *(matrix for pair in factors for matrix in pair))
     with without_autocast(x):
         return _Experts.apply(

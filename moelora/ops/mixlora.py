@@ -25,6 +25,7 @@ from moelora.ops.low_rank import add_product, drop, drop_again
 from moelora.ops.mixed_experts import mix_experts, sum_inputs, weigh_last
 from moelora.ops.precision import as_rows, cast_operands, without_autocast
 from moelora.ops.shares import make_shares, weights_by_expert
+from moelora.ops.triton import uses_kernels
 
 
 def mixlora_gated(
@@ -82,6 +83,10 @@ def _block(
         if last.bias is not None:
             output = output + (assignment.weights.sum(1, keepdim=True) - 1) * last.bias
         return output.to(base.dtype).view(*x.shape[:-1], output.shape[-1])
+    if uses_kernels(x, settings.activation, *(matrix for pair in factors for matrix in pair)):
+        from moelora.ops.triton.function import block_by_kernels
+
+        return block_by_kernels(x, firsts, last, factors, assignment, settings)
     rows, *flat = cast_operands(as_rows(x), *(matrix for pair in factors for matrix in pair))
     frozen = [tensor for one in (*firsts, last) for tensor in (one.weight, one.bias)]
     with without_autocast(rows):

@@ -112,11 +112,12 @@ def make_shares(
         weights: Their router weights, (T, K); 0 for an unused slot.
         experts: E.
         rank: R.
-        grouped: Which form; None is grouped on a CPU and masked elsewhere.
+        grouped: Which form; None is grouped on a CPU and masked elsewhere and where torch.compile traces, since sizes
+            of groups would break its graph.
         width: F; groups of narrow rows may be longer, so that there are fewer of them.
     """
     if grouped is None:
-        grouped = chosen.device.type == "cpu"
+        grouped = chosen.device.type == "cpu" and not torch.compiler.is_compiling()
     weights = weights.masked_fill(chosen < 0, 0)
     if not grouped:
         return _masked(chosen, weights, experts, rank)

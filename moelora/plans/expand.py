@@ -11,6 +11,7 @@ from moelora.errors import ConfigError, nearest
 from moelora.plans import layout
 from moelora.plans.expansion import SCHEMA, Expansion, Job, Run
 from moelora.plans.placements import allocation_file
+from moelora.plans.searched import fill_search, search_document, searched_runs
 from moelora.plans.transfer import as_transfer, check_transfers, transfer_document, wanted_tasks
 from moelora.plans.variants import Variant, choose_variants, is_untrained
 
@@ -76,11 +77,18 @@ def expand(
                     moved = as_transfer(run, transfer, document)
                     runs.setdefault(moved.folder, moved)
         tasks |= documents
+    search = None
+    if suite["search"]:
+        filled = fill_search(suite, config_dir)
+        found = searched_runs(filled, suite, variants, runs.values(), config_dir, source)
+        runs |= {run.folder: run for run in found}
+        variants.append(found[0].variant)
+        search = search_document(filled, suite, found[0].variant)
     planned = tuple(runs.values())
     kept = wanted_tasks(suite)
     wanted = tuple(run for run in planned if kept is None or run.task in kept)
     jobs = tuple(_jobs(wanted, suite["jobs"]["carry"]))
-    return Expansion(suite, models, tasks, tuple(variants), planned, wanted, jobs)
+    return Expansion(suite, models, tasks, tuple(variants), planned, wanted, jobs, search)
 
 
 def check_filter(suite: Mapping[str, Any], source: str) -> None:

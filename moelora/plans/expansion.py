@@ -46,6 +46,7 @@ class Run:
             pending.get("allocation"),
             pending.get("learning_rate"),
             pending.get("match", {}).get("allocation"),
+            pending.get("search"),
         ]
         return [path for path in files if path]
 
@@ -103,6 +104,7 @@ class Expansion:
     planned: tuple[Run, ...]
     runs: tuple[Run, ...]
     jobs: tuple[Job, ...]
+    search: "Mapping[str, Any] | None" = None
 
     @cached_property
     def job_by_name(self) -> dict[str, Job]:
@@ -182,6 +184,8 @@ class Expansion:
         """Return the text of every file that a suite consists of, by path relative to the suite's folder."""
         texts = {run.plan_path: pretty_json(run.plan) for run in self.planned}
         texts[layout.SUITE] = pretty_json(self.suite_document())
+        if self.search is not None:
+            texts[layout.SEARCH] = pretty_json(self.search)
         return texts
 
     def suite_document(self) -> dict:

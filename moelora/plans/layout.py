@@ -7,6 +7,11 @@ DATA = "data"
 SUITE = "suite.json"
 RECORDS = "records.parquet"
 MANIFESTS = "manifests.txt"
+SEARCH = "search/search.json"
+STUDY = "search/study.json"
+WINNER = "search/winner.json"
+SEARCHED_ALLOCATION = "search/allocation.json"
+TRIALS = "search/trials.json"
 
 
 def label(variant: str, regime: str, regimes: int) -> str:
@@ -62,6 +67,11 @@ def costs(model: str) -> str:
 def manifest(job: str) -> str:
     """Return what a finished job leaves."""
     return f"jobs/{job}.json"
+
+
+def trial(slot: "int | str") -> str:
+    """Return what one trial of a search leaves."""
+    return f"search/trials/{slot}.json"
 
 
 def log(stage: str, name: str) -> str:

@@ -35,6 +35,23 @@ _FOLDED = frozenset({"routers", "experts", "load", "allocation", "curves"})
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """A record of the bench as the page shows it.
+
+    Attributes:
+        name: Of the record.
+        conditions: Where and when it was measured.
+        tables: One a comparison.
+        figure: That of a sweep.
+    """
+
+    name: str
+    conditions: str
+    tables: Sequence[Table]
+    figure: Figure | None
+
+
+@dataclass(frozen=True)
 class Content:
     """Everything the page shows.
 
@@ -45,6 +62,7 @@ class Content:
         headlines: One table a panel.
         tables: The other tables by name.
         figures: All figures.
+        compared: Records of the bench.
         warnings: What a reader must know about the records themselves.
     """
 
@@ -54,6 +72,7 @@ class Content:
     headlines: Sequence[Table]
     tables: Mapping[str, Table]
     figures: Sequence[Figure]
+    compared: Sequence[Comparison] = ()
     warnings: Sequence[str] = ()
 
 
@@ -72,6 +91,7 @@ def page(content: Content) -> str:
         families=[f for f in families if f[2]],
         folded=_FOLDED,
         interference_figures=[f for f in content.figures if f.family == "interference"],
+        search_figures=[f for f in content.figures if f.family == "search"],
         environments=provenance.environments(content.suite),
         facts=_facts(content.suite),
         legend=LEGEND,

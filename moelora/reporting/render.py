@@ -170,4 +170,5 @@ _TEX = {
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(character, character) for character in text)
+    # Two hyphens are a dash in TeX, and an option in a command line.
+    return "-{}-".join("".join(_TEX.get(character, character) for character in part) for part in text.split("--"))

@@ -4,6 +4,7 @@ The magnitudes start as the row norms of the frozen weight. Untrained they stay 
 computed and neither held nor saved: what MoE-PEFT's code does, where they never reach the optimiser.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from peft.utils.quantization_utils import resolve_quantization_backend
 from torch import Tensor, nn
 
 from moelora.errors import MergeError
-from moelora.ops import DoraNorm, Frozen, dora_linear, mixdora_gated, mixdora_two_matrix
+from moelora.ops import DoraNorm, Frozen, dora_called_layer, dora_linear, mixdora_gated, mixdora_two_matrix
 from moelora.routers import RouterSettings
 from moelora.tuners.frozen import dropout_probability
 from moelora.tuners.mixlora_layer import MixLoraFeedForward, MixLoraLayer, MixLoraTwoMatrix
@@ -21,7 +22,20 @@ from moelora.tuners.routing import NO_BALANCE
 def dense_weight(linear: nn.Module) -> Tensor:
     """Return a frozen linear's weight, (O, D), dequantised where it is quantised."""
     backend = resolve_quantization_backend(linear)
-    return linear.weight if backend is None else backend.get_base_weight(linear)
+    if backend is None:
+        return linear.weight
+    if getattr(getattr(linear.weight, "quant_state", None), "packing_format_for_cpu", False):
+        # A layout for evaluation on some CPUs, which bitsandbytes' own dequantisation misreads.
+        with torch.no_grad():
+            image = linear(torch.eye(linear.in_features, dtype=linear.compute_dtype))
+        return (image if linear.bias is None else image - linear.bias).T
+    return backend.get_base_weight(linear)
+
+
+def dense_layer(linear: nn.Module) -> Frozen:
+    """Return a frozen linear by its dense weight; a quantised one's is made anew in the backward pass."""
+    quantised = resolve_quantization_backend(linear) is not None
+    return Frozen(dense_weight(linear), linear.bias, again=partial(dense_weight, linear) if quantised else None)
 
 
 class WithMagnitudes:
@@ -52,12 +66,10 @@ class WithMagnitudes:
         holder = getattr(self, f"moelora_{role}_magnitude")
         holder[adapter] = nn.Parameter(norms.repeat(self.experts[adapter], 1))
 
-    def _magnitude(self, role: str, adapter: str, weight: Tensor) -> Tensor:
-        """Return the magnitudes of an adapter's experts, (E, O), trained or those of the frozen weight."""
+    def _magnitude(self, role: str, adapter: str, squares: Tensor) -> Tensor:
+        """Return the magnitudes of an adapter's experts, (E, O), trained or, from the squared norms, untrained."""
         holder = getattr(self, f"moelora_{role}_magnitude")
-        if adapter in holder:
-            return holder[adapter]
-        return self.norms[role].squares(weight).sqrt().expand(self.experts[adapter], -1)
+        return holder[adapter] if adapter in holder else squares.sqrt().expand(self.experts[adapter], -1)
 
 
 class DoraLinear(WithMagnitudes, MixLoraLayer):
@@ -80,13 +92,15 @@ class DoraLinear(WithMagnitudes, MixLoraLayer):
         adapter = self._active()
         if adapter is None:
             return self.base_layer(x, *args, **kwargs)
-        base = self.get_base_layer()
-        weight = dense_weight(base)
-        return dora_linear(
-            x, weight, base.bias, self.moelora_A[adapter], self.moelora_B[adapter],
-            self._magnitude("linear", adapter, weight)[0], self.scaling[adapter], self.norms["linear"],
-            dropout_probability(self.moelora_dropout[adapter]),
-        )  # fmt: skip
+        base, norm = self.get_base_layer(), self.norms["linear"]
+        quantised = resolve_quantization_backend(base) is not None
+        squares = norm.squares_of(partial(dense_weight, base)) if quantised else norm.squares(base.weight)
+        a, b = self.moelora_A[adapter], self.moelora_B[adapter]
+        magnitude = self._magnitude("linear", adapter, squares)[0]
+        scaling, dropout = self.scaling[adapter], dropout_probability(self.moelora_dropout[adapter])
+        if quantised:
+            return dora_called_layer(x, base, base.bias, a, b, magnitude, scaling, squares, dropout)
+        return dora_linear(x, base.weight, base.bias, a, b, magnitude, scaling, norm, dropout)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Refuse, as the feed-forward blocks of the same adapter do.
@@ -120,12 +134,13 @@ class MixDoraBlock(WithMagnitudes):
             return self.base_layer(x, *args, **kwargs)
         base, roles = self.get_base_layer(), self.magnitude_roles
         linears = [getattr(base, self.names[role]) for role in roles]
-        layers = [Frozen(dense_weight(linear), linear.bias) for linear in linears]
+        layers = [dense_layer(linear) for linear in linears]
+        squares = [self.norms[role].squares(layer.weight) for role, layer in zip(roles, layers, strict=True)]
         return self.block(
             x,
             *layers,
             tuple(self._factors(role, adapter) for role in roles),
-            tuple(self._magnitude(role, adapter, layer.weight) for role, layer in zip(roles, layers, strict=True)),
+            tuple(self._magnitude(role, adapter, one) for role, one in zip(roles, squares, strict=True)),
             self._assign(x, adapter),
             self._settings(adapter, getattr(base, self.names["activation"])),
             tuple(self.norms[role] for role in roles),

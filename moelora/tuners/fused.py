@@ -2,7 +2,8 @@
 
 Configs, checkpoints, names and semantics stay PEFT's. `fuse` changes the class of PEFT's layers to `FusedLinear`, which
 overrides their forward and hands every case that the operators do not cover back to PEFT: merged or disabled
-adapters, several at once, mixed batches, hooks, quantised, offloaded or trained frozen layers, other variants of LoRA.
+adapters, several at once, mixed batches, hooks, offloaded or trained frozen layers, other variants of LoRA. On
+bitsandbytes bases only DoRA is fused (`moelora.tuners.fused_quantised`): PEFT's LoRA is as good there.
 
 The environment variable MOELORA_FUSED=0 switches it off for a whole process.
 """
@@ -25,8 +26,8 @@ def fuse(model: nn.Module) -> int:
     """Let a PEFT model's plain LoRA, rsLoRA and DoRA layers compute with our operators.
 
     Adapters added to these layers later are fused too; layers that PEFT adds later are not until the next call. The
-    functions can be differentiated once: a Hessian needs `unfuse`. What is not plain (layers of quantised models,
-    convolutions, embeddings, transposed weights) stays as it is.
+    functions can be differentiated once: a Hessian needs `unfuse`. What is not plain (convolutions, embeddings,
+    transposed weights, LoRA without DoRA on quantised layers) stays as it is.
 
     Args:
         model: A PEFT model, or any module that contains PEFT's layers.
@@ -44,20 +45,33 @@ def fuse(model: nn.Module) -> int:
     for layer in plain:
         layer.__class__ = FusedLinear
         layer.frozen_norm = DoraNorm()
-    return len(plain)
+    return len(plain) + _fuse_quantised(model)
+
+
+def _fuse_quantised(model: nn.Module) -> int:
+    found = [one for one in model.modules() if type(one).__module__ == "peft.tuners.lora.bnb" and one.lora_variant]
+    if not found:
+        return 0
+    from moelora.tuners.fused_quantised import FUSED  # needs bitsandbytes
+
+    found = [one for one in found if type(one) in FUSED]
+    for layer in found:
+        layer.__class__ = FUSED[type(layer)]
+        layer.frozen_norm = DoraNorm()
+    return len(found)
 
 
 def unfuse(model: nn.Module) -> int:
     """Give all layers of a model back to PEFT's forward; return how many."""
-    fused = [one for one in model.modules() if type(one) is FusedLinear]
+    fused = [one for one in model.modules() if isinstance(one, Fused)]
     for layer in fused:
-        layer.__class__ = Linear
+        layer.__class__ = type(layer).__bases__[1]
         del layer.frozen_norm
     return len(fused)
 
 
-class FusedLinear(Linear):
-    """PEFT's `Linear` with the frozen layer and one active adapter computed together.
+class Fused:
+    """What fused layers share; comes before PEFT's class among the bases.
 
     ``frozen_norm`` keeps the squared row norms of the frozen weight for DoRA. It forgets them when the weight is
     merged, loaded, moved, replaced or changed in place; only a write through the weight's ``.data``, or a fused
@@ -66,32 +80,6 @@ class FusedLinear(Linear):
 
     frozen_norm: DoraNorm
     _norm_of: "tuple[int, int] | None" = None
-
-    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
-        """Map (..., D) to (..., O)."""
-        if args or kwargs or torch.compiler.is_compiling():
-            return self._forward_of_peft(x, *args, **kwargs)
-        adapter = self._sole_adapter()
-        modules = self._modules
-        base = modules["base_layer"]
-        if adapter is None or not is_plain(base, x):
-            return self._forward_of_peft(x)
-        a = _factor(modules["lora_A"]._modules[adapter])
-        b = _factor(modules["lora_B"]._modules[adapter])
-        scaling = self.scaling[adapter]
-        dropout = _dropout(modules["lora_dropout"]._modules[adapter])
-        if a is None or b is None or a.dtype != b.dtype or dropout is None or not isinstance(scaling, (int, float)):
-            return self._forward_of_peft(x)
-        if not self.cast_input_dtype_enabled and x.dtype != a.dtype:
-            return self._forward_of_peft(x)
-        weight, bias = base._parameters["weight"], base._parameters["bias"]
-        if adapter not in self.lora_variant:
-            return lora_linear(x, a, b, scaling, weight=weight, bias=bias, dropout=dropout)
-        magnitude = self._magnitude(adapter)
-        if magnitude is None:
-            return self._forward_of_peft(x)
-        dropout = dropout if self.training else 0.0  # PEFT's DoRA goes by the layer's own mode
-        return dora_linear(x, weight, bias, a, b, magnitude, scaling, self._norm(weight), dropout)
 
     def merge(self, *args, **kwargs) -> None:
         """Merge as PEFT does; the frozen weight is another one then."""
@@ -134,12 +122,47 @@ class FusedLinear(Linear):
         return _weight(holder) if type(holder) is DoraLinearLayer else None
 
     def _norm(self, weight: Tensor) -> DoraNorm:
-        """Return the kept norms, emptied if the frozen weight is visibly not the one that they are of."""
+        """Return the kept norms, emptied if the frozen weight is visibly not the one that they are of.
+
+        A compiled graph cannot look at addresses and versions, so it measures the weight in every pass.
+        """
+        if torch.compiler.is_compiling():
+            return DoraNorm()
         seen = (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
         if seen != self._norm_of:
             self.frozen_norm.invalidate()
             self._norm_of = seen
         return self.frozen_norm
+
+
+class FusedLinear(Fused, Linear):
+    """PEFT's `Linear` with the frozen layer and one active adapter computed together."""
+
+    def forward(self, x: Tensor, *args, **kwargs) -> Tensor:
+        """Map (..., D) to (..., O)."""
+        if args or kwargs:
+            return self._forward_of_peft(x, *args, **kwargs)
+        adapter = self._sole_adapter()
+        modules = self._modules
+        base = modules["base_layer"]
+        if adapter is None or not is_plain(base, x):
+            return self._forward_of_peft(x)
+        a = factor_of(modules["lora_A"]._modules[adapter])
+        b = factor_of(modules["lora_B"]._modules[adapter])
+        scaling = self.scaling[adapter]
+        dropout = dropout_of(modules["lora_dropout"]._modules[adapter])
+        if a is None or b is None or a.dtype != b.dtype or dropout is None or not isinstance(scaling, (int, float)):
+            return self._forward_of_peft(x)
+        if not self.cast_input_dtype_enabled and x.dtype != a.dtype:
+            return self._forward_of_peft(x)
+        weight, bias = base._parameters["weight"], base._parameters["bias"]
+        if adapter not in self.lora_variant:
+            return lora_linear(x, a, b, scaling, weight=weight, bias=bias, dropout=dropout)
+        magnitude = self._magnitude(adapter)
+        if magnitude is None:
+            return self._forward_of_peft(x)
+        dropout = dropout if self.training else 0.0  # PEFT's DoRA goes by the layer's own mode
+        return dora_linear(x, weight, bias, a, b, magnitude, scaling, self._norm(weight), dropout)
 
 
 def _weight(module: nn.Module) -> Tensor | None:
@@ -148,14 +171,14 @@ def _weight(module: nn.Module) -> Tensor | None:
     return None if type(weight) is not nn.Parameter or is_hooked(module) else weight
 
 
-def _factor(module: nn.Module) -> Tensor | None:
+def factor_of(module: nn.Module) -> Tensor | None:
     """Return a LoRA factor if its module does nothing but multiply with it."""
     if type(module) is not nn.Linear or module._parameters["bias"] is not None:
         return None
     return _weight(module)
 
 
-def _dropout(module: nn.Module) -> float | None:
+def dropout_of(module: nn.Module) -> float | None:
     """Return the probability with which elements are dropped now; None for a module that may do something else."""
     kind = type(module)
     if is_hooked(module) or (kind is not nn.Identity and kind is not nn.Dropout):

@@ -35,6 +35,11 @@ class Balance:
         """Whether there is a loss at all."""
         return (self.loss != "none" and self.coefficient != 0) or self.z_coefficient != 0
 
+    @property
+    def by_sample(self) -> bool:
+        """Whether the loss looks at the samples that tokens belong to."""
+        return self.loss != "none" and BALANCE_LOSSES[self.loss].takes_delta
+
     def value(self, output: RouterOutput) -> Tensor:
         """Return coefficient times loss, plus the z-loss with its own, of one group of routers."""
         total = output.logits.new_zeros(())
@@ -72,8 +77,9 @@ class RoutingContext:
         self.running = False
         self.opened_with_gradient = False
         self.attention_mask: Tensor | None = None
-        self.for_loss: dict[tuple[str, str], tuple[RouterOutput, Balance]] = {}
-        self.recorded: dict[tuple[str, str], RouterOutput] = {}
+        # Lists: a module that is used twice in a pass routes twice.
+        self.for_loss: list[tuple[str, str, RouterOutput, Balance]] = []
+        self.recorded: list[tuple[str, RouterOutput]] = []
 
     def __getstate__(self) -> dict:
         # Stashed outputs are inside an autograd graph, which can be neither copied nor pickled.
@@ -140,11 +146,10 @@ class RoutingContext:
             )
         samples, types = sample_axes(shape[:-1], self.sample_types, output.logits.device)
         output = replace(output, mask=token_mask(self.attention_mask, shape[:-1]), samples=samples, types=types)
-        key = (module_name, adapter)
         if wanted:
-            self.for_loss[key] = (output, balance)
+            self.for_loss.append((module_name, adapter, output, balance))
         if self.recording:
-            self.recorded[key] = output.detach()
+            self.recorded.append((module_name, output.detach()))
 
 
 def token_mask(attention_mask: Tensor | None, shape: torch.Size) -> Tensor | None:
@@ -229,8 +234,10 @@ def balance_loss(model: nn.Module) -> Tensor | None:
     total = None
     for context in contexts(model):
         groups: dict[tuple, tuple[list[RouterOutput], Balance]] = {}
-        for (module_name, adapter), (output, balance) in context.for_loss.items():
+        for use, (module_name, adapter, output, balance) in enumerate(context.for_loss):
             key = (adapter, *balance.group(module_name, output))
+            if balance.by_sample:
+                key = (*key, use)  # tokens of several uses cannot be told apart by sample
             groups.setdefault(key, ([], balance))[0].append(output)
         for outputs, balance in groups.values():
             value = balance.value(concatenate(outputs))
@@ -258,5 +265,4 @@ def routing(model: nn.Module) -> Iterator[tuple[str, RouterOutput]]:
     and ``mask`` says which of them count. Modules without a router do not appear.
     """
     for context in contexts(model):
-        for (module_name, _), output in context.recorded.items():
-            yield module_name, output
+        yield from context.recorded

@@ -1,19 +1,22 @@
 """Whole comparisons at tiny sizes."""
 
 import dataclasses
+import os
 
 import pytest
 import torch
 from fake_clock import FakeStopwatch
 
 from bench import contest, records, report, rivals, sensitivity
-from bench.variants import REFERENCE, VARIANTS, Settings, build
+from bench.variants import REFERENCE, VARIANTS, Settings, WithKernels, build
 from bench.workloads import PRESETS, Batch, build_base
+from moelora.errors import ConfigError, RecordError
+from moelora.records.speed import validate_speed
 
 BLOCK, MODEL = PRESETS["tiny"]
 SETTINGS = Settings(experts=4, rank=4)
 TIMING = contest.Timing(rounds=3, warmup=1)
-OURS = [name for name, variant in VARIANTS.items() if variant.package is None]
+OURS = [name for name, variant in VARIANTS.items() if variant.package is None and variant.device is None]
 
 
 def hold(workload=BLOCK, mode="training", chosen=OURS, settings=SETTINGS, **options):
@@ -29,7 +32,7 @@ def test_with_a_clock_that_stands_still_every_ratio_is_exactly_one(mode):
     group = hold(MODEL, mode)
     assert all(row["ratio"] == 1 and row["ratio_quartiles"] == [1, 1] for row in group["rows"])
     assert [row["name"] for row in group["rows"]][0:2] != []
-    records.validate(record_of(group), "here")
+    validate_speed(record_of(group), "here")
 
 
 @pytest.mark.parametrize("workload", [BLOCK, MODEL], ids=lambda workload: workload.kind)
@@ -78,7 +81,7 @@ def test_a_missing_package_is_a_row_that_says_how_to_install_it(package, monkeyp
         assert rows[name]["status"] == "not installed"
         assert "pip install --no-deps -r bench/requirements.txt" in rows[name]["reason"]
     record = record_of(group)
-    records.validate(record, "here")
+    validate_speed(record, "here")
     assert rivals.INSTALL in report.markdown(record)
 
 
@@ -143,5 +146,21 @@ def test_both_sensitivities_agree_where_they_are_the_same_number():
 def test_the_reference_is_always_in_and_a_block_has_no_sensitivity():
     assert contest.names_of("training", BLOCK, ["base"]) == ["base", REFERENCE]
     assert contest.names_of("sensitivity", BLOCK) == []
-    with pytest.raises(records.RecordError, match="groups/0/mode"):
-        records.validate(record_of({**hold(chosen=["base"]), "mode": "guessing"}), "here")
+    with pytest.raises(RecordError, match="groups/0/mode"):
+        validate_speed(record_of({**hold(chosen=["base"]), "mode": "guessing"}), "here")
+
+
+def test_the_kernels_have_a_row_on_a_gpu_and_the_switch_is_theirs_alone(monkeypatch):
+    monkeypatch.delenv("MOELORA_TRITON", raising=False)
+    on_gpu = dataclasses.replace(BLOCK, device="cuda")
+    assert set(contest.names_of("training", on_gpu)) - set(contest.names_of("training", BLOCK)) == {"mixlora-triton"}
+
+    class Model(torch.nn.Module):
+        def forward(self):
+            return os.environ["MOELORA_TRITON"]
+
+    assert WithKernels(Model())() == "1"
+    assert "MOELORA_TRITON" not in os.environ
+    model, _ = build("mixlora-triton", build_base(BLOCK), BLOCK, Settings(), training=True)
+    with pytest.raises(ConfigError, match="MOELORA_TRITON is 1 but"):
+        model(torch.ones(1, 2, BLOCK.hidden))

@@ -96,6 +96,20 @@ def dora_case(tokens: int = 9, bias: bool = True, **_) -> Case:
     )
 
 
+def dora_called_case(tokens: int = 9, bias: bool = True, **_) -> Case:
+    w, c = torch.randn(6, 5, dtype=torch.float64), torch.randn(6, dtype=torch.float64) if bias else None
+
+    def layer(rows):
+        return functional.linear(rows, w.to(rows.dtype), None if c is None else c.to(rows.dtype))
+
+    squares = w.square().sum(1)
+    return Case(
+        lambda x, a, b, m: ops.dora_called_layer(x, layer, c, a, b, m, SCALING, squares.to(m.dtype)),
+        lambda x, a, b, m: ops.dora_linear_reference(x, w, c, a, b, m, SCALING),
+        [leaf(tokens, 5), leaf(2, 5), leaf(6, 2), leaf(6)],
+    )
+
+
 def block_case(
     tokens: int = 9,
     experts: int = 3,
@@ -108,6 +122,7 @@ def block_case(
     activation: Callable[[Tensor], Tensor] = functional.silu,
     chunk: int | None = None,
     grouped: bool | None = None,
+    dropout: float = 0.0,
     **_,
 ) -> Case:
     """A feed-forward block of MixLoRA or MixDoRA; the weights of a token do not sum to 1."""
@@ -118,7 +133,7 @@ def block_case(
     ]
     chosen = choose(tokens, experts, slots, unused)
     used = (chosen >= 0).double()
-    settings = Settings(activation, SCALING, 0.0, chunk, grouped)
+    settings = Settings(activation, SCALING, dropout, chunk, grouped)
 
     def split(tensors):
         pairs = tuple(LowRank(*tensors[2 * n : 2 * n + 2]) for n in range(len(shapes)))
@@ -171,6 +186,7 @@ CASES = {
     "lora": lora_case,
     "mixture": mixture_case,
     "dora": dora_case,
+    "dora_called": dora_called_case,
     "mixlora_gated": mixlora_gated_case,
     "mixlora_two_matrix": mixlora_two_matrix_case,
     "mixdora_gated": mixdora_gated_case,

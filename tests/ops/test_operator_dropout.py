@@ -56,6 +56,24 @@ def test_dora_equals_pefts_layer_with_and_without_dropout(training):
     assert_same(seeded(fast), seeded(lambda x, a, b, m: layer(x)), [leaf(9, 5), a, b, magnitude])
 
 
+def test_dora_around_a_called_layer_equals_pefts_layer_with_dropout():
+    layer, a, b = peft_layer(use_dora=True)
+    magnitude = layer.lora_magnitude_vector["default"].weight
+    nn.init.normal_(magnitude)
+    base, calls = layer.base_layer, []
+
+    def counted(rows):
+        calls.append(len(rows))
+        return base(rows)
+
+    def fast(x, a, b, m):
+        squares = DoraNorm().squares(base.weight)
+        return ops.dora_called_layer(x, counted, base.bias, a, b, m, SCALING, squares, dropout=0.4)
+
+    assert_same(seeded(fast), seeded(lambda x, a, b, m: layer(x)), [leaf(9, 5), a, b, magnitude])
+    assert calls == [9 + 9 + 2]  # x, the dropped x and the rows of A
+
+
 def test_one_mask_serves_all_experts_of_a_mixture():
     weight = torch.randn(6, 5, dtype=torch.float64)
 

@@ -99,11 +99,15 @@ def test_cotangent_that_is_not_contiguous(name):
         assert_close(ours[1], theirs[1])
 
 
-def test_non_reentrant_checkpointing_gives_the_same_gradients(name):
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointing_gives_the_same_gradients(name, reentrant):
     case = make(name)
     expected = gradients(case.fast, case.leaves)
-    ours = gradients(lambda *leaves: checkpoint(case.fast, *leaves, use_reentrant=False), case.leaves)
-    assert_close([ours[0], *ours[1]], [expected[0], *expected[1]])
+    leaves = [one.detach().requires_grad_() for one in case.leaves]
+    output = checkpoint(case.fast, *leaves, use_reentrant=reentrant)
+    generator = torch.Generator().manual_seed(5)
+    output.backward(torch.randn(output.shape, generator=generator, dtype=torch.float64))
+    assert_close([output, *(one.grad for one in leaves)], [expected[0], *expected[1]])
 
 
 def test_twice_in_one_graph_and_before_without_gradient(name):

@@ -8,7 +8,7 @@ import synthetic_records as made
 
 from moelora.reporting import cells, collect, render, tables, words
 from moelora.reporting.runs import Suite
-from moelora.reporting.table import Entry, Row, Table
+from moelora.reporting.table import Entry, Row, Table, plain
 
 DOCUMENT = {"name": "s", "variants": ["majority", "base", "lora", "mixlora", "dora"], "match": ["mixlora"]}
 
@@ -169,3 +169,8 @@ def test_counts_and_durations_read_as_people_say_them():
     assert [words.seconds(s) for s in (0.0123, 12.34, 320, 7500)] == ["12.3 ms", "12.3 s", "5 min 20 s", "2 h 5 min"]
     assert words.points(-0.0004) == "0.0"
     assert words.signed(-0.0123) == "−1.2"
+
+
+def test_a_command_line_keeps_its_hyphens_in_latex():
+    table = plain("t", "T", ["c"], [Row([Entry("snakemake --cores all – 1_2")])], "")
+    assert r"snakemake -{}-cores all -- 1\_2" in render.latex([table])

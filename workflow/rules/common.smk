@@ -14,6 +14,9 @@ from moelora.errors import MoeloraError
 from moelora.fingerprint import fingerprint, method_fingerprint, variant_fingerprint
 from moelora.methods._proven import read_proven, trouble
 from moelora.plans import expand, layout
+from moelora.search.space import read_space
+from moelora.search.storage import refuse_parallel
+from moelora.search.study import count_trials
 
 # The interpreter that runs Snakemake runs the commands too: no environment needs to be activated.
 shell.prefix(f'PATH={shlex.quote(os.path.dirname(sys.executable))}:"$PATH"; ')
@@ -46,6 +49,7 @@ def load_expansion():
 
 EXPANSION = load_expansion()
 SUITE = EXPANSION.suite
+SEARCH = EXPANSION.search and EXPANSION.search["search"]
 ROOT = f"{SUITE['results']}/{SUITE['name']}"
 REPORT = f"{SUITE['reports']}/{SUITE['name']}"
 RECORDS = f"{ROOT}/{layout.RECORDS}"
@@ -281,6 +285,52 @@ def get_tuning_fingerprint(wildcards):
     )
 
 
+def get_search_run():
+    """Return the winner's first run: its plan is what trials vary."""
+    return next(run for run in EXPANSION.planned if run.variant.name == SEARCH["name"])
+
+
+def get_search_plan():
+    """Return the plan that trials vary."""
+    return get_suite_path(get_search_run().plan_path)
+
+
+def get_search_sensitivities():
+    """Return the sensitivities that trials allocate experts from, where they allocate any."""
+    allocation = EXPANSION.allocations.get(layout.SEARCHED_ALLOCATION)
+    return list(map(get_suite_path, allocation.sensitivities)) if allocation else []
+
+
+def get_searched_allocation():
+    """Return where the winner's experts per module go, where they are allocated."""
+    allocated = get_search_run().variant.allocated
+    return [get_suite_path(layout.SEARCHED_ALLOCATION)] if allocated else []
+
+
+def get_search_fingerprint():
+    """Return the fingerprint of the code behind a trial's number."""
+    return variant_fingerprint(
+        get_search_run().variant,
+        command=("moelora.search.trial", "moelora.allocation.command"),
+    )
+
+
+def get_trials():
+    """Return what the trials of the search leave; a storage for one worker is refused where several would share it."""
+    try:
+        slots = count_trials(SEARCH, read_space(SEARCH["space"], "the search"))
+        if (workflow.cores or 1) >= 2 * SUITE["threads"]:
+            refuse_parallel(SEARCH["storage"], f"suite '{SUITE['name']}'")
+    except MoeloraError as error:
+        raise WorkflowError(str(error)) from None
+    return [get_suite_path(layout.trial(slot)) for slot in range(slots)]
+
+
+def get_search_trials():
+    """Return the trials of the search as the report reads them: one file, or none where nothing is searched."""
+    return [get_suite_path(layout.TRIALS)] if SEARCH else []
+
+
 def get_costs_plans(wildcards):
     """Return one plan per variant that trains."""
     return [
@@ -314,6 +364,11 @@ def get_costs():
         if SUITE["costs"]
         else []
     )
+
+
+def get_speed_records():
+    """Return the records of the bench that the suite shows; their paths are relative to the checkout."""
+    return [Path(workflow.basedir) / path for path in SUITE["speed"]]
 
 
 def get_manifests():

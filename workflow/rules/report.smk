@@ -5,7 +5,9 @@ rule report:
     input:
         records=RECORDS,
         costs=get_costs(),
+        speed=get_speed_records(),
         stability=get_suite_stabilities(),
+        search=get_search_trials(),
         suite=SUITE_JSON,
     output:
         page=report(REPORT_PAGE, caption="../report/page.rst", category="Report"),
@@ -29,4 +31,5 @@ rule report:
         unproven=get_unproven(),
     shell:
         "python -m moelora report --records {input.records} --costs {input.costs} --stability {input.stability} "
-        "--suite {input.suite} --title {params.title:q} --out $(dirname {output.page:q}) > {log} 2>&1"
+        "--speed {input.speed} --search {input.search} --suite {input.suite} --title {params.title:q} "
+        "--out $(dirname {output.page:q}) > {log} 2>&1"

@@ -19,10 +19,11 @@ from moelora.reporting.figures import (
     stability,
     tasks,
 )
+from moelora.reporting.figures.search import draw_search
 from moelora.reporting.figures.style import Figure, Palette
 from moelora.reporting.runs import Suite
 
-__all__ = ["Figure", "draw_all"]
+__all__ = ["Figure", "draw_all", "draw_search"]
 
 
 def draw_all(

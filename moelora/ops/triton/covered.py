@@ -1,0 +1,21 @@
+"""What the Triton kernels cover; needs no Triton."""
+
+import torch
+from torch import Tensor
+
+from moelora.ops.activations import GELU, GELU_TANH, RELU, SILU, Activation, elementwise
+
+# In the kernels' words.
+NAMES = ((SILU, "silu"), (GELU, "gelu"), (GELU_TANH, "gelu_tanh"), (RELU, "relu"))
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def kernel_name(activation: Activation) -> str | None:
+    """Return what the kernels call an activation; None for one that they do not know."""
+    known = elementwise(activation)
+    return next((name for one, name in NAMES if one is known), None)
+
+
+def is_covered(activation: Activation, *operands: Tensor) -> bool:
+    """Say whether the kernels know the activation and every dtype."""
+    return kernel_name(activation) is not None and all(one.dtype in DTYPES for one in operands)
