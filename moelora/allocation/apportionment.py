@@ -20,7 +20,7 @@ def apportion(weights: Mapping[str, float], budget: Budget, order: "Sequence[str
     Args:
         weights: module → weight, not negative. A module of weight 0 gets the minimum.
         budget: amount, prices and limits.
-        order: who goes first at equal remainders; modules by name where not given.
+        order: who goes first at equal remainders and weights; modules by name where not given.
 
     Returns:
         Module → experts. In experts the total is the amount. In other units the total is not above it, and no module
@@ -48,8 +48,8 @@ def apportion(weights: Mapping[str, float], budget: Budget, order: "Sequence[str
         left -= price
         return True
 
-    def lack(module: str) -> tuple[float, int]:
-        return -round(quotas[module] - counts[module], _DIGITS), rank[module]
+    def lack(module: str) -> tuple[float, float, int]:
+        return -round(quotas[module] - counts[module], _DIGITS), -weights[module], rank[module]
 
     for module in sorted(eligible, key=lack):
         if quotas[module] > counts[module]:

@@ -146,7 +146,9 @@ def test_more_weight_never_means_fewer_experts(weights, amount, minimum, maximum
 def test_largest_remainders_by_hand():
     # quotas 4.7, 3.3, 2.0 of 10; floors 4, 3, 2; the one left goes to the remainder 0.7
     assert apportion({"a": 47, "b": 33, "c": 20}, Budget(10)) == {"a": 5, "b": 3, "c": 2}
-    # equal remainders go by the order
+    # of equal remainders the heavier goes first: quotas 0.5 and 2.5
+    assert apportion({"a": 1, "b": 5}, Budget(3)) == {"a": 0, "b": 3}
+    # and of equal weights the first in the order
     assert apportion({"a": 1, "b": 1, "c": 1}, Budget(4), ["c", "b", "a"]) == {"a": 1, "b": 1, "c": 2}
     # what a full module cannot take goes to the others in proportion
     assert apportion({"a": 8, "b": 2, "c": 1}, Budget(9, maximum=3)) == {"a": 3, "b": 3, "c": 3}

@@ -9,13 +9,13 @@ from moelora.config import load_yaml
 from moelora.errors import ConfigError
 from moelora.plans import expand
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 CONFIG = REPOSITORY / "workflow" / "config"
 
 
 @pytest.fixture
 def suite():
-    return load_yaml(Path(__file__).with_name("grid.yaml")) | {
+    return load_yaml(REPOSITORY / "tests" / "grid.yaml") | {
         "grid": [{"models": ["minilm"], "tasks": ["mrpc", "rte"], "mixtures": {"both": ["mrpc", "rte"]}}],
         "variants": ["lora", "lora_smoe"],
         "match": ["lora_smoe"],
