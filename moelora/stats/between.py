@@ -21,7 +21,7 @@ import numpy as np
 from scipy import stats
 
 from moelora.stats.bootstrap import SeedSpread
-from moelora.stats.paired import SeedScores, spread_of_difference
+from moelora.stats.paired import SeedScores
 
 SEEDS = "other seeds of both methods, on these items"
 SEEDS_AND_ITEMS = "other seeds of both methods, on other items of this kind"
@@ -105,7 +105,7 @@ def seed_test(first: SeedScores, second: SeedScores, level: float = 0.95, *, mod
         first: Scores of the first method.
         second: Scores of the second.
         level: Coverage of the interval.
-        moderated: Let the other variants of the column speak of the variance (`spread` of both, without them).
+        moderated: Let the other variants of the column speak of the variance (`spread` of both).
     """
     return _test(first, second, level, SEEDS, moderated, crossed=False)
 
@@ -117,8 +117,7 @@ def crossed_test(first: SeedScores, second: SeedScores, level: float = 0.95, *, 
         first: Scores of the first method, its item draws from the same resamples as the second's.
         second: Scores of the second.
         level: Coverage of the interval.
-        moderated: Let the other variants of the column speak of the variance between seeds (`spread` of both, without
-            their own share of it).
+        moderated: Let the other variants of the column speak of the variance between seeds (`spread` of both).
     """
     return _test(first, second, level, SEEDS_AND_ITEMS, moderated, crossed=True)
 
@@ -169,10 +168,7 @@ def _test(
     mean, n_seeds = float(differences.mean()), len(shared)
     if n_seeds == 1:
         return Comparison(mean, *[float("nan")] * 5, 0.0, 1, scope)
-    prior = None
-    if moderated and first.spread is not None and second.spread is not None:
-        values = [list(scores.values.values()) for scores in (first, second)]
-        prior = spread_of_difference(first.spread.without(values), second.spread.without(values))
+    prior = _prior(first, second) if moderated else None
     extra = 0.0
     if crossed:
         extra = float(item_variance(np.stack([first.draws[s] - second.draws[s] for s in shared])))
@@ -180,3 +176,20 @@ def _test(
     half = float(stats.t.ppf((1 + level) / 2, degrees) * error)
     p = float(2 * stats.t.sf(abs(t), degrees))
     return Comparison(mean, mean - half, mean + half, p, float(t), float(error), degrees, n_seeds, scope)
+
+
+def _prior(first: SeedScores, second: SeedScores) -> SeedSpread | None:
+    """Return what is known of the variance of a difference beyond the differences themselves, or None.
+
+    It is what the other variants of the column tell. Where the two compared scatter more than the others, their own
+    variances stand in: a quiet rest of the table must not make two restless methods look steady.
+    """
+    if first.spread is None or second.spread is None:
+        return None
+    values = [list(scores.values.values()) for scores in (first, second)]
+    others = [scores.spread.without(values) for scores in (first, second)]
+    if others[0] is None or others[1] is None:
+        return None
+    theirs = others[0].variance + others[1].variance
+    own = sum(float(np.var(v, ddof=1)) for v in values)
+    return SeedSpread(max(theirs, own), min(others[0].degrees, others[1].degrees))

@@ -11,7 +11,7 @@ from moelora.stats.between import few_seeds_note
 from moelora.stats.detectable import POWER, detectable_difference, error_of_difference
 from moelora.stats.simulation import Setting, Study, study
 
-REPETITIONS = 2000
+REPETITIONS = 1000
 
 DISAGREEMENT = 0.15
 """Share of items that just one of two models answers rightly, in the table of what can be detected."""
@@ -39,8 +39,8 @@ One standard error of a figure near 5 % is {error:.1f} points.
 - *paired t over seeds* takes the differences of the seeds as draws of one normal, and these items as given. As a
   statement about other items too it gives somewhat too many false alarms.
 - *crossed* adds what items contribute to the mean over seeds, so it speaks of other items too; *moderated* lets the
-  other variants speak of the scatter between seeds. This is the test of `moelora compare`. What it gains in power with
-  three seeds it pays for where the two compared scatter much more than the rest of the column (third group of rows).
+  other variants speak of the scatter between seeds, where they scatter no less than the two compared. This is the test
+  of the tables and of `moelora compare`.
 - *sign-flip* assumes nothing of the distribution. With three seeds it can't go below p = 0.25, with five not below
   0.0625, so it never rejects here.
 - *McNemar* and the paired bootstrap compare two trained models. As statements about methods they are wrong, which the

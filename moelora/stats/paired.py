@@ -78,7 +78,7 @@ def paired_difference(first: SeedScores, second: SeedScores, level: float = 0.95
         values_a, draws_a = first._arrays(shared)
         values_b, draws_b = second._arrays(shared)
         point = values_a - values_b
-        draws = combine_seeds(point, draws_a - draws_b, spread_of_difference(first.spread, second.spread))
+        draws = combine_seeds(point, draws_a - draws_b, _spread_of_difference(first.spread, second.spread))
         mean = float(point.mean())
     else:
         values_a, draws_a = first._arrays(first.seeds)
@@ -92,11 +92,8 @@ def paired_difference(first: SeedScores, second: SeedScores, level: float = 0.95
     return Difference(mean, float(low), float(high), len(shared))
 
 
-def spread_of_difference(first: SeedSpread | None, second: SeedSpread | None) -> SeedSpread | None:
-    """Return what is known of the variance of a difference between two seeds' scores, or None.
-
-    As of independent seeds. What paired seeds share makes the true variance smaller, so this errs wide.
-    """
+def _spread_of_difference(first: SeedSpread | None, second: SeedSpread | None) -> SeedSpread | None:
+    # As of independent seeds. What paired seeds share makes the true variance smaller, so this errs wide.
     if first is None or second is None:
         return None
     return SeedSpread(first.variance + second.variance, min(first.degrees, second.degrees))

@@ -72,6 +72,15 @@ def test_the_two_compared_do_not_speak_twice():
     assert moderated.error > plain.error  # the third scatters more than they do
 
 
+def test_a_quiet_rest_of_the_table_makes_nobody_look_steady():
+    restless = ([0.86, 0.78, 0.83], [0.80, 0.84, 0.79])
+    own = sum(np.var(v, ddof=1) for v in restless)
+    quiet = stats.pooled_spread([*restless, [0.8, 0.8, 0.8]])
+    found = stats.crossed_test(seeds(restless[0], spread=quiet), seeds(restless[1], spread=quiet))
+    paired = np.var(np.subtract(*restless), ddof=1)
+    assert found.error == pytest.approx(np.sqrt((2 * paired + 2 * own) / 4 / 3))
+
+
 def test_one_seed_says_nothing_of_methods():
     found = stats.seed_test(seeds(A[:1]), seeds(B[:1]))
     assert np.isnan([found.p, found.low, found.high]).all()
