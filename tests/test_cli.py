@@ -123,7 +123,7 @@ def test_tune_takes_json_text_or_a_file(tmp_path):
     path = tmp_path / "tune.json"
     path.write_text('{"learning_rates": [0.001]}')
     for value in (str(path), path.read_text()):
-        options = cli.build_parser().parse_args(["tune", "search", "--plan", "p", "--tune", value, "--out", "o"])
+        options = cli.build_parser().parse_args(["tune", "--plan", "p", "--tune", value, "--out", "o"])
         assert options.tune == {"learning_rates": [0.001]}
 
 
