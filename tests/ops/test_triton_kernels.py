@@ -25,6 +25,10 @@ needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="the kernels need triton: pip install triton"
 )
 
+compiled = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter's kernels cannot be compiled"
+)
+
 
 def test_the_switch_is_off_and_imports_no_kernel(monkeypatch):
     monkeypatch.delenv(SWITCH, raising=False)
@@ -124,7 +128,20 @@ NUMBERS = {"count": "i32", "width": "i32", "splits": "i32", "keep_scale": "fp32"
 
 
 @needs_triton
-@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter's kernels cannot be compiled")
+@compiled
+def test_every_kernel_can_be_tuned():
+    """The tuner itself needs a GPU; what it is told must be arguments of the kernels."""
+    from moelora.ops.triton import launch
+
+    for kernel in launch.TILES:
+        tuner = launch._tuned(kernel, 4096)
+        assert set(tuner.keys) <= set(kernel.arg_names)
+        assert len({(one.kwargs["BLOCK_T"], one.num_warps) for one in tuner.configs}) == len(launch.TUNED)
+        assert launch._tuned(kernel, 4096) is tuner and launch._tuned(kernel, 64) is not tuner
+
+
+@needs_triton
+@compiled
 @pytest.mark.parametrize("dropped, factors", [(False, "bf16"), (True, "bf16"), (False, "fp32")])
 def test_the_kernels_compile_for_an_h100_without_one(dropped, factors, monkeypatch, tmp_path):
     """With the tiles that are chosen without tuning no register is spilled, and bfloat16 goes to the tensor cores."""
