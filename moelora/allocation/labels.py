@@ -46,8 +46,8 @@ def sampled_labels(examples: Sequence[Encoded], kind: str, seed: int) -> Callabl
 
 
 def _inside(generator: random.Random) -> float:
-    """Return a number in (0, 1): the quantile of 0 is minus infinity."""
-    return 1.0 - generator.random() or 0.5
+    """Return a number in (0, 1): the quantile of 0, which may be drawn, is minus infinity."""
+    return generator.random() or 0.5
 
 
 def _draw(logits: Tensor, uniforms: list[float]) -> Tensor:
