@@ -157,6 +157,15 @@ def _dense(workload: Workload, settings: Settings) -> Any:
     return _mixture(workload, settings, list(FEED_FORWARD), experts=settings.experts, router="dense")
 
 
+def _low_rank_dora(model: nn.Module, workload: Workload, settings: Settings) -> tuple[Any, list[torch.Tensor]]:
+    """Do the same with dropout on the low-rank path only."""
+    from moelora.tuners import drop_low_rank_only
+
+    adapted, parameters = _dora(model, workload, settings)
+    drop_low_rank_only(adapted)
+    return adapted, parameters
+
+
 BOTH = (TRAINING, INFERENCE)
 VARIANTS = {
     "base": Variant("frozen base", _base, BOTH),
@@ -164,6 +173,7 @@ VARIANTS = {
     "lora": Variant("LoRA", _with_peft(lambda w, s: _mixture(w, s, experts=1)), BOTH),
     "dora-peft": Variant("DoRA (PEFT)", _with_peft(lambda w, s: _peft(w, s, dora=True)), peer="dora"),
     "dora": Variant("DoRA (our operator in PEFT's layers)", _dora),
+    "dora-low-rank-dropout": Variant("DoRA, dropout on the low-rank path", _low_rank_dora),
     "dense": Variant("dense mixture on the feed-forward", _with_peft(_dense)),
     "loramoe-moe-peft": Variant("LoRAMoE (moe-peft)", rivals.loramoe, package="moe_peft", peer="dense"),
     "top-k": Variant("top-k mixture on all linears", _with_peft(_top_k)),

@@ -72,13 +72,19 @@ def dense(logits: Tensor) -> RouterOutput:
     return RouterOutput(logits, probabilities, probabilities, chosen, slot_weights)
 
 
-def top_k(logits: Tensor, k: int) -> RouterOutput:
+def top_k(logits: Tensor, k: int, chosen: "Tensor | None" = None) -> RouterOutput:
     """Use the k most probable experts, their probabilities divided by their sum; logits (T, E).
 
     With k = 1 the weight is the constant 1, so the task loss sends no gradient to the router.
+
+    Args:
+        logits: (T, E).
+        k: Experts per token.
+        chosen: The experts where they have been chosen already, most probable first, (T, K).
     """
     probabilities = torch.softmax(logits, dim=-1)
-    kept, chosen = probabilities.topk(k, dim=-1)
+    chosen = logits.topk(k, dim=-1).indices if chosen is None else chosen
+    kept = probabilities.gather(-1, chosen)
     slot_weights = kept / kept.sum(dim=-1, keepdim=True)
     weights = torch.zeros_like(probabilities).scatter(-1, chosen, slot_weights)
     return RouterOutput(logits, probabilities, weights, chosen, slot_weights)
@@ -142,6 +148,10 @@ class RouterSettings:
     top_p: float = 0.8
     capacity: "int | None" = None
     jitter: float = 0.0
+
+    def is_plain(self, training: bool) -> bool:
+        """Say whether the weights are a softmax over all or the k most probable experts of the input as it is."""
+        return self.name in ("dense", "top_k") and not (training and self.jitter)
 
 
 def route(

@@ -13,6 +13,7 @@ from moelora.ops.mixdora import mixdora_gated, mixdora_two_matrix
 from moelora.ops.mixed_experts import mix_experts
 from moelora.ops.mixlora import mixlora_gated, mixlora_two_matrix
 from moelora.ops.mixture import gated_wide_lora, gated_wide_lora_linear, gated_wide_lora_reference, wide_lora_delta
+from moelora.ops.routed import Routed, routed_lora, routed_lora_reference, takes_router
 from moelora.ops.sensitivity import (
     absolute_taylor,
     input_gram,
@@ -27,6 +28,7 @@ __all__ = [
     "Elementwise",
     "Frozen",
     "LowRank",
+    "Routed",
     "Settings",
     "absolute_taylor",
     "dora_called_layer",
@@ -47,7 +49,10 @@ __all__ = [
     "mixlora_reference",
     "mixlora_two_matrix",
     "prefers_grams",
+    "routed_lora",
+    "routed_lora_reference",
     "squared_gradient_norm",
     "squared_gradient_norm_reference",
+    "takes_router",
     "wide_lora_delta",
 ]

@@ -15,7 +15,7 @@ class Elementwise(NamedTuple):
     """An elementwise function and its adjoint.
 
     Attributes:
-        forward: Values to results.
+        forward: Values to results, in memory of their own.
         backward: (gradient of the results, values) to the gradient of the values.
     """
 
@@ -51,7 +51,7 @@ def elementwise(activation: Activation) -> Elementwise:
         known = _of_module(activation)
     else:
         known = _BY_FUNCTION.get(activation)
-    return known or Elementwise(activation, partial(_through_autograd, activation))
+    return known or Elementwise(partial(_fresh, activation), partial(_through_autograd, activation))
 
 
 def _of_module(activation: nn.Module) -> Elementwise | None:
@@ -67,6 +67,12 @@ def _of_module(activation: nn.Module) -> Elementwise | None:
     if name == "GELUActivation":  # it may hold a formula of its own instead
         return _BY_FUNCTION.get(activation.act)
     return _BY_CLASS.get(name)
+
+
+def _fresh(activation: Activation, values: Tensor) -> Tensor:
+    """Apply an activation so that the result may be written to: an identity returns what it was given."""
+    result = activation(values)
+    return result.clone() if result is values else result
 
 
 def _through_autograd(activation: Activation, gradient: Tensor, values: Tensor) -> Tensor:

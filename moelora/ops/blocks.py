@@ -27,6 +27,10 @@ class Assignment(NamedTuple):
     weights: Tensor
     experts: int
 
+    def part(self, tokens: slice) -> "Assignment":
+        """Return the assignment of some tokens."""
+        return Assignment(self.chosen[tokens], self.weights[tokens], self.experts)
+
 
 class Frozen(NamedTuple):
     """A frozen linear layer: its dense weight (O, D), or the layer as a callable; and its bias (O,) in both cases.
@@ -57,7 +61,7 @@ class Settings(NamedTuple):
         scaling: alpha / R.
         dropout: Probability of dropping an element of the increments' inputs; 0 outside training. As in any LoRA it
             touches only the low-rank paths: x (one mask for all experts and for gate and up), and each h.
-        chunk: Tokens worked on at a time, which bounds the working memory; None for all.
+        chunk: Tokens worked on at a time, which bounds the working memory; None for what `moelora.ops.chunks` says.
         grouped: Rows grouped by expert (True) or masked with static shapes (False); None: grouped on a CPU.
     """
 

@@ -10,6 +10,9 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn import functional
+
+from moelora.ops.low_rank import project_plus
 
 
 class DoraNorm:
@@ -64,10 +67,32 @@ def row_norms(squares: Tensor, cross: Tensor, a: Tensor, b: Tensor, scaling: flo
     return total.clamp_min(torch.finfo(total.dtype).tiny).sqrt()
 
 
-def project_with(rows: list[Tensor], a: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+def project_with(
+    rows: list[Tensor],
+    a: Tensor,
+    weight: Tensor,
+    products: Tensor | None = None,
+    b: Tensor | None = None,
+    scaling: float = 1.0,
+) -> tuple[Tensor, ...]:
     """Return each of ``rows`` times Wᵀ, and A Wᵀ, from one product: A's few rows ride along almost free.
 
-    All but the last result are (T, O), the last (E * R, O). In half precision A is rounded to the rows' dtype.
+    Args:
+        rows: Matrices (T, D).
+        a: First factors, (E * R, D). In half precision they are rounded to the dtype of the rows.
+        weight: Frozen weight, (O, D).
+        products: With ``b``, ``scaling * productsᵀ bᵀ`` is added to the first of the rows, (R, T).
+        b: Second factor, (O, R).
+        scaling: s.
+
+    Returns:
+        All but the last are (T, O), the last (E * R, O).
     """
     stacked = torch.cat([*rows, a.to(rows[0].dtype)])
-    return torch.mm(stacked, weight.to(stacked.dtype).T).split([*(len(one) for one in rows), len(a)])
+    if products is None:
+        projected = torch.mm(stacked, weight.to(stacked.dtype).T)
+    else:
+        # The rows that ride along have no increment.
+        left = functional.pad(products, (0, len(stacked) - products.shape[1])).T
+        projected = project_plus(stacked, weight.T, left, b.T, scaling)
+    return projected.split([*(len(one) for one in rows), len(a)])

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from moelora.ops.low_rank import add_product, drop, drop_again, widen
+from moelora.ops.low_rank import add_product, drop, drop_again, project_plus, scaled_product, second_gradient, widen
 from moelora.ops.precision import as_rows, cast_operands, like_rows_of, without_autocast
 
 
@@ -100,9 +100,7 @@ class _LowRankLinear(torch.autograd.Function):
         products = a @ dropped.to(a.dtype).T
         widened, factor = _weigh(products, weights, b, scaling)
         if weight is not None:
-            frozen_bias = None if bias is None else bias.to(rows.dtype)
-            output = functional.linear(rows, weight.to(rows.dtype), frozen_bias)
-            output = like_rows_of(add_product(output, widened.T, b.T, factor), x)
+            output = like_rows_of(project_plus(rows, weight.T, widened.T, b.T, factor, bias), x)
         elif overwrite:
             ctx.mark_dirty(base)
             add_product(base.view(-1, base.shape[-1]), widened.T, b.T, factor)
@@ -129,18 +127,16 @@ class _LowRankLinear(torch.autograd.Function):
                 d_base = gradient.to(ctx.base_dtype)
             if need_b:
                 widened, factor = _weigh(products, weights, b, ctx.scaling)
-                d_b = (widened @ low).T
-                d_b = d_b if factor == 1 else d_b * factor
+                d_b = second_gradient(widened, low, factor)
             if need_x or need_a or need_weights:
                 d_products, factor, d_weights = _unweigh(b.T @ low.T, products, weights, ctx.scaling, need_weights)
             if need_a:
-                d_a = d_products @ drop_again(rows, kept, ctx.dropout).to(a.dtype)
-                d_a = d_a if factor == 1 else d_a.mul_(factor)
+                d_a = scaled_product(d_products, drop_again(rows, kept, ctx.dropout).to(a.dtype), factor)
             if need_x:
                 if weight is not None and kept is None:
-                    d_x = add_product(dy @ weight.to(dy.dtype), d_products.T, a, factor)
+                    d_x = project_plus(dy, weight, d_products.T, a, factor)
                 else:
-                    d_x = torch.mm(d_products.T, a).mul_(factor).to(rows.dtype)
+                    d_x = scaled_product(d_products.T, a, factor).to(rows.dtype)
                     d_x = drop_again(d_x, kept, ctx.dropout)
                     if weight is not None:
                         d_x = d_x.addmm_(dy, weight.to(dy.dtype))

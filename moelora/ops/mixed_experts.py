@@ -12,10 +12,11 @@ from torch.autograd.function import once_differentiable
 
 from moelora.ops.activations import Elementwise, elementwise
 from moelora.ops.blocks import Assignment, LowRank, Settings
-from moelora.ops.expert_rows import ExpertRows, RowGradients, mix_rows, unmix_rows
+from moelora.ops.chunks import choose_chunks
+from moelora.ops.expert_rows import ExpertRows, RowGradients, mix_in_chunks, unmix_in_chunks
 from moelora.ops.low_rank import add_product, drop, drop_again, widen
 from moelora.ops.precision import as_rows, cast_operands, without_autocast
-from moelora.ops.shares import make_shares, weights_by_expert
+from moelora.ops.shares import weights_by_expert
 from moelora.ops.triton import uses_kernels
 
 
@@ -38,7 +39,7 @@ def mix_experts(
         factors: The experts' factors on the first projections.
         last_a: The experts' first factors on the last projection, (E * R, F).
         assignment: Experts of each token and their weights.
-        settings: Activation, scaling, dropout; ``chunk`` is not used.
+        settings: Activation, scaling, dropout, and the tokens whose rows are worked on at a time.
 
     Returns:
         Mixed hidden rows, (T, F), and weighted rank-R products, (T, E * R).
@@ -76,16 +77,6 @@ def sum_inputs(
     return total if frozen is None else frozen.add_(total)
 
 
-def _zeros_for(rows: ExpertRows, d_weights: Tensor) -> RowGradients:
-    return RowGradients(
-        [torch.zeros_like(one) for one in rows.firsts],
-        [torch.zeros_like(one) for one in rows.lows],
-        [torch.zeros_like(one.T, memory_format=torch.contiguous_format) for one in rows.seconds],
-        torch.zeros_like(rows.last_a),
-        d_weights,
-    )
-
-
 class _Experts(torch.autograd.Function):
     """See `mix_experts`."""
 
@@ -108,9 +99,10 @@ class _Experts(torch.autograd.Function):
         dropped = dropped.to(last_a.dtype)
         lows = [(a @ dropped.T).mul_(settings.scaling) for a in firsts_a]
         rows = ExpertRows(firsts, lows, seconds, last_a, activation, settings.dropout)
-        rank, width = last_a.shape[0] // experts, last_a.shape[1]
-        shares = make_shares(chosen, weights, experts, rank, settings.grouped, width)
-        mixed, last, masks = mix_rows(rows, shares)
+        ctx.chunk = choose_chunks(settings.chunk, x.device.type == "cpu").rows
+        last = lows[0].new_zeros(last_a.shape[0], x.shape[0])
+        assignment = Assignment(chosen, weights, experts)
+        mixed, masks = mix_in_chunks(rows, assignment, settings, ctx.chunk, last, keeps=True)
         ctx.save_for_backward(x, kept, chosen, weights, last_a, *firsts, *lows, *firsts_a, *seconds, *masks)
         ctx.count, ctx.activation, ctx.settings, ctx.experts = count, activation, settings, experts
         return mixed, weigh_last(last, weights_by_expert(chosen, weights, experts)).T.contiguous()
@@ -124,10 +116,15 @@ class _Experts(torch.autograd.Function):
         masks = others[4 * count :]
         with without_autocast(x):
             rows = ExpertRows(firsts, lows, seconds, last_a, ctx.activation, settings.dropout)
-            rank, width = last_a.shape[0] // ctx.experts, last_a.shape[1]
-            shares = make_shares(chosen, weights, ctx.experts, rank, settings.grouped, width)
-            gradients = _zeros_for(rows, weights.new_zeros(weights.numel()))
-            unmix_rows(rows, shares, masks, as_rows(d_mixed), d_products.T, gradients)
+            assignment = Assignment(chosen, weights, ctx.experts)
+            gradients = RowGradients(
+                [torch.zeros_like(one) for one in firsts], [torch.zeros_like(one) for one in lows],
+                [torch.zeros_like(one.T, memory_format=torch.contiguous_format) for one in seconds],
+                torch.zeros_like(last_a), weights.new_zeros(weights.numel()),
+            )  # fmt: skip
+            unmix_in_chunks(
+                rows, assignment, settings, ctx.chunk, iter(masks), as_rows(d_mixed), d_products.T, gradients
+            )
             d_weights = gradients.weights.view(weights.shape).masked_fill_(chosen < 0, 0)
             d_x = sum_inputs(gradients.lows, firsts_a, kept, settings, None).to(x.dtype)
             dropped = drop_again(x, kept, settings.dropout).to(last_a.dtype)

@@ -20,11 +20,12 @@ from torch.nn import functional
 
 from moelora.ops.activations import Elementwise, elementwise
 from moelora.ops.blocks import Assignment, Frozen, LowRank, Settings
-from moelora.ops.expert_rows import ExpertRows, RowGradients, mix_rows, unmix_rows
+from moelora.ops.chunks import choose_chunks, spans
+from moelora.ops.expert_rows import ExpertRows, RowGradients, mix_in_chunks, unmix_in_chunks
 from moelora.ops.low_rank import add_product, drop, drop_again
 from moelora.ops.mixed_experts import mix_experts, sum_inputs, weigh_last
 from moelora.ops.precision import as_rows, cast_operands, without_autocast
-from moelora.ops.shares import make_shares, weights_by_expert
+from moelora.ops.shares import weights_by_expert
 from moelora.ops.triton import uses_kernels
 
 
@@ -90,10 +91,11 @@ def _block(
         return block_by_kernels(x, firsts, last, factors, assignment, settings)
     rows, *flat = cast_operands(as_rows(x), *(matrix for pair in factors for matrix in pair))
     frozen = [tensor for one in (*firsts, last) for tensor in (one.weight, one.bias)]
+    keeps = torch.is_grad_enabled() and any(one.requires_grad for one in (rows, assignment.weights, *flat))
     with without_autocast(rows):
         output = _Block.apply(
-            elementwise(settings.activation), settings, assignment.experts, rows, assignment.chosen, assignment.weights,
-            *frozen, *flat,
+            elementwise(settings.activation), settings, assignment.experts, keeps, rows, assignment.chosen,
+            assignment.weights, *frozen, *flat,
         )  # fmt: skip
     return output.view(*x.shape[:-1], output.shape[-1])
 
@@ -107,6 +109,7 @@ class _Block(torch.autograd.Function):
         activation: Elementwise,
         settings: Settings,
         experts: int,
+        keeps: bool,
         x: Tensor,
         chosen: Tensor,
         weights: Tensor,
@@ -115,87 +118,102 @@ class _Block(torch.autograd.Function):
         layers = len(tensors) // 4  # per frozen layer its weight, bias, a and b
         frozen, bias = tensors[: 2 * layers : 2], tensors[1 : 2 * layers : 2]
         first, second = tensors[2 * layers :: 2], tensors[2 * layers + 1 :: 2]
+        # A pass that is recomputed with a gradient must draw the same random numbers, so it has the same chunks.
+        chunks = choose_chunks(settings.chunk, x.device.type == "cpu", keeps or settings.dropout > 0)
+        assignment = Assignment(chosen, weights, experts)
+        dropped, kept = drop(x, settings.dropout)
+        lows = _low_products(dropped, first[:-1], settings.scaling)
+        del dropped
+        last = lows[0].new_zeros(first[-1].shape[0], x.shape[0])
         output = x.new_empty(x.shape[0], frozen[-1].shape[0])
-        kept_tensors, layout = [], []
-        for part in _chunks(x.shape[0], settings.chunk):
-            own = x[part]
-            dropped, kept = drop(own, settings.dropout)
-            dropped = dropped.to(first[0].dtype)
-            lows = [(a @ dropped.T).mul_(settings.scaling) for a in first[:-1]]
-            projections = [_apply(own, w, b) for w, b in zip(frozen[:-1], bias[:-1], strict=True)]
-            rows = ExpertRows(projections, lows, second[:-1], first[-1], activation, settings.dropout)
-            rank, width = first[-1].shape[0] // experts, first[-1].shape[1]
-            shares = make_shares(chosen[part], weights[part], experts, rank, settings.grouped, width)
-            mixed, last, masks = mix_rows(rows, shares)
-            by_expert = weights_by_expert(chosen[part], weights[part], experts)
-            result = torch.mm(mixed.to(own.dtype), frozen[-1].to(own.dtype).T, out=output[part])
-            add_product(result, weigh_last(last, by_expert).T, second[-1].T, settings.scaling)
-            if bias[-1] is not None:
-                result.addr_(by_expert.sum(0).to(own.dtype), bias[-1].to(own.dtype))
-            kept_tensors += [kept, last, *projections, *lows, *masks]
-            layout.append(2 + 2 * len(lows) + len(masks))
-        ctx.save_for_backward(x, chosen, weights, *tensors, *kept_tensors)
-        ctx.layers, ctx.layout = layers, layout
-        ctx.activation, ctx.settings, ctx.experts = activation, settings, experts
+        # Kept projections are there for all tokens in any case.
+        for block in spans(x.shape[0], x.shape[0] if keeps else chunks.products):
+            projections = [_apply(x[block], w, b) for w, b in zip(frozen[:-1], bias[:-1], strict=True)]
+            rows = ExpertRows(
+                projections, [low[:, block] for low in lows], second[:-1], first[-1], activation, settings.dropout
+            )
+            mixed, masks = mix_in_chunks(rows, assignment.part(block), settings, chunks.rows, last[:, block], keeps)
+            del rows
+            torch.mm(mixed.to(x.dtype), frozen[-1].to(x.dtype).T, out=output[block])
+            del mixed
+            if not keeps:
+                del projections
+        by_expert = weights_by_expert(chosen, weights, experts)
+        output = add_product(output, weigh_last(last, by_expert).T, second[-1].T, settings.scaling)
+        if bias[-1] is not None:
+            output.addr_(by_expert.sum(0).to(x.dtype), bias[-1].to(x.dtype))
+        if keeps:
+            ctx.save_for_backward(x, kept, chosen, weights, *tensors, last, *projections, *lows, *masks)
+            ctx.layers, ctx.chunks = layers, chunks
+            ctx.activation, ctx.settings, ctx.experts = activation, settings, experts
         return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor):
-        x, chosen, weights, *others = ctx.saved_tensors
-        layers, settings, experts = ctx.layers, ctx.settings, ctx.experts
-        tensors, others = others[: 4 * layers], others[4 * layers :]
+        x, kept, chosen, weights, *others = ctx.saved_tensors
+        layers, settings = ctx.layers, ctx.settings
+        tensors, last, others = others[: 4 * layers], others[4 * layers], others[4 * layers + 1 :]
         frozen, bias = tensors[: 2 * layers : 2], tensors[1 : 2 * layers : 2]
         first, second = tensors[2 * layers :: 2], tensors[2 * layers + 1 :: 2]
-        need_x = ctx.needs_input_grad[3]
+        projections, lows = others[: layers - 1], others[layers - 1 : 2 * layers - 2]
+        masks = iter(others[2 * layers - 2 :])
+        need_x = ctx.needs_input_grad[4]
         with without_autocast(x):
             dy = as_rows(gradient)
-            d_x = torch.empty_like(x) if need_x else None
-            d_weights = torch.empty_like(weights)
+            rows = ExpertRows(projections, lows, second[:-1], first[-1], ctx.activation, settings.dropout)
+            assignment = Assignment(chosen, weights, ctx.experts)
+            d_x = None
+            d_weights = weights.new_empty(weights.shape)
             d_first = [torch.zeros_like(one) for one in first]
             d_second = [torch.zeros_like(one.T, memory_format=torch.contiguous_format) for one in second]
-            for part, size in zip(_chunks(x.shape[0], settings.chunk), ctx.layout, strict=True):
-                (kept, last, *saved), others = others[:size], others[size:]
-                projections, lows, masks = (
-                    saved[: layers - 1],
-                    saved[layers - 1 : 2 * layers - 2],
-                    saved[2 * layers - 2 :],
-                )
-                own, own_dy = x[part], dy[part]
-                low_dy = own_dy.to(second[-1].dtype)
-                rows = ExpertRows(projections, lows, second[:-1], first[-1], ctx.activation, settings.dropout)
-                rank, width = first[-1].shape[0] // experts, first[-1].shape[1]
-                shares = make_shares(chosen[part], weights[part], experts, rank, settings.grouped, width)
-                own_weights = weights.new_zeros(weights[part].numel())
+            by_expert = weights_by_expert(chosen, weights, ctx.experts)
+            low_dy = dy.to(second[-1].dtype)
+            d_second[-1].addmm_(weigh_last(last, by_expert), low_dy, alpha=settings.scaling)
+            d_products = (second[-1].T @ low_dy.T).mul_(settings.scaling)
+            del low_dy
+            d_lows = [torch.zeros_like(one) for one in lows]
+            for block in spans(x.shape[0], ctx.chunks.products):
+                # The gradient of the first projection takes the place of that of the mixed rows, chunk by chunk.
+                d_mixed = dy[block] @ frozen[-1].to(dy.dtype)
+                d_projections = [d_mixed, *(torch.zeros_like(one[block]) for one in projections[1:])]
                 gradients = RowGradients(
-                    [torch.zeros_like(one) for one in projections], [torch.zeros_like(one) for one in lows],
-                    d_second[:-1], d_first[-1], own_weights,
+                    d_projections, [low[:, block] for low in d_lows], d_second[:-1], d_first[-1],
+                    d_weights[block].view(-1),
                 )  # fmt: skip
-                d_mixed = own_dy @ frozen[-1].to(own_dy.dtype)
-                d_products = (second[-1].T @ low_dy.T).mul_(settings.scaling)
-                unmix_rows(rows, shares, masks, d_mixed, d_products, gradients)
-                by_expert = weights_by_expert(chosen[part], weights[part], experts)
-                d_second[-1].addmm_(weigh_last(last, by_expert), low_dy, alpha=settings.scaling)
-                d_weights[part] = own_weights.view(-1, weights.shape[1])
-                if bias[-1] is not None:
-                    d_weights[part] += (own_dy @ bias[-1].to(own_dy.dtype)).unsqueeze(1)
-                dropped = drop_again(own, kept, settings.dropout).to(first[0].dtype)
-                for place, d_low in enumerate(gradients.lows):
-                    d_first[place].addmm_(d_low, dropped, alpha=settings.scaling)
+                unmix_in_chunks(
+                    rows.part(block), assignment.part(block), settings, ctx.chunks.rows, masks, d_mixed,
+                    d_products[:, block], gradients,
+                )  # fmt: skip
                 if need_x:
-                    through = torch.mm(gradients.firsts[0].to(own.dtype), frozen[0].to(own.dtype), out=d_x[part])
-                    for d_projection, weight in zip(gradients.firsts[1:], frozen[1:-1], strict=True):
-                        through.addmm_(d_projection.to(own.dtype), weight.to(own.dtype))
-                    sum_inputs(gradients.lows, first[:-1], kept, settings, through)
-            d_weights = d_weights.masked_fill_(chosen < 0, 0)
+                    d_x = torch.empty_like(x) if d_x is None else d_x
+                    _sum_products(d_projections, frozen[:-1], d_x[block])
+                del d_mixed, d_projections, gradients  # or they would be there beside those of the next block
+            if need_x:
+                d_x = sum_inputs(d_lows, first[:-1], kept, settings, d_x)
+            dropped = drop_again(x, kept, settings.dropout).to(first[0].dtype)
+            for place, d_low in enumerate(d_lows):
+                d_first[place].addmm_(d_low, dropped, alpha=settings.scaling)
+            if bias[-1] is not None:
+                d_weights += (dy @ bias[-1].to(dy.dtype)).unsqueeze(1)
+            d_weights.masked_fill_(chosen < 0, 0)
         d_factors = [one for a, b in zip(d_first, d_second, strict=True) for one in (a, b.T)]
-        return None, None, None, d_x, None, d_weights, *[None] * (2 * layers), *d_factors
+        return None, None, None, None, d_x, None, d_weights, *[None] * (2 * layers), *d_factors
+
+
+def _low_products(rows: Tensor, factors: list[Tensor], scaling: float) -> list[Tensor]:
+    """Return each first factor (E * R, D) times the rows (T, D), scaled, (E * R, T)."""
+    rows = rows.to(factors[0].dtype)
+    return [(a @ rows.T).mul_(scaling) for a in factors]
 
 
 def _apply(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return functional.linear(rows, weight.to(rows.dtype), None if bias is None else bias.to(rows.dtype))
 
 
-def _chunks(tokens: int, size: int | None) -> list[slice]:
-    size = size or max(tokens, 1)
-    return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]
+def _sum_products(gradients: list[Tensor], weights: list[Tensor], out: Tensor) -> Tensor:
+    """Write the sum of each gradient (T, F) times its weight (F, D) to ``out``, (T, D), and return it."""
+    torch.mm(gradients[0].to(out.dtype), weights[0].to(out.dtype), out=out)
+    for gradient, weight in zip(gradients[1:], weights[1:], strict=True):
+        out.addmm_(gradient.to(out.dtype), weight.to(out.dtype))
+    return out

@@ -14,8 +14,8 @@ Notation: T tokens, N rows of a share, F width, R rank, E experts, K slots.
 import torch
 from torch import Tensor
 
-# They bound the working memory of a share; smaller ones are no faster.
-ROWS_AT_ONCE, NUMBERS_AT_ONCE = 256, 2**19
+# They bound the working memory of a share, which has at most half of the tokens; smaller ones are no faster.
+ROWS_AT_ONCE, NUMBERS_AT_ONCE = 64, 2**18
 
 
 class Share:
@@ -114,14 +114,15 @@ def make_shares(
         rank: R.
         grouped: Which form; None is grouped on a CPU and masked elsewhere and where torch.compile traces, since sizes
             of groups would break its graph.
-        width: F; groups of narrow rows may be longer, so that there are fewer of them.
+        width: F; shares of narrow rows may be longer, so that there are fewer of them.
     """
     if grouped is None:
         grouped = chosen.device.type == "cpu" and not torch.compiler.is_compiling()
     weights = weights.masked_fill(chosen < 0, 0)
     if not grouped:
         return _masked(chosen, weights, experts, rank)
-    return _grouped(chosen, weights, experts, rank, max(ROWS_AT_ONCE, NUMBERS_AT_ONCE // width if width else 0))
+    at_once = min(NUMBERS_AT_ONCE // width, len(chosen) // 2) if width else 0
+    return _grouped(chosen, weights, experts, rank, max(ROWS_AT_ONCE, at_once))
 
 
 def _grouped(chosen: Tensor, weights: Tensor, experts: int, rank: int, at_once: int) -> list[Share]:

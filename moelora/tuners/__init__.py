@@ -10,6 +10,7 @@ Import it also before `PeftModel.from_pretrained` of a saved adapter: PEFT other
 
 from moelora.tuners.bottleneck import BottleneckAttention, BottleneckConfig, BottleneckModel
 from moelora.tuners.config import MixLoraConfig, MixtureConfig
+from moelora.tuners.dora_dropout import drop_low_rank_only
 from moelora.tuners.dora_layer import DoraLinear, MixDoraFeedForward, MixDoraTwoMatrix
 from moelora.tuners.fused import FusedLinear, fuse, unfuse
 from moelora.tuners.layer import MoeloraLayer
@@ -43,6 +44,7 @@ __all__ = [
     "MixtureModel",
     "MoeloraLayer",
     "balance_loss",
+    "drop_low_rank_only",
     "fuse",
     "record_routing",
     "routing",

@@ -222,6 +222,9 @@ class MixLoraConfig(MoeloraConfig):
         feed_forward_modules: Full names or endings of the gated blocks, or of the inner modules.
         output_modules: For "two_matrix": full names of the outer linears, or their names below the
             parent of the inner module ("output.dense").
+        chunk: Tokens that a feed-forward block works on at a time. Fewer need less memory and more time; the numbers do
+            not depend on it, but with dropout the random ones do. The default (`moelora.ops.chunks`) keeps a step below
+            the memory of a plain LoRA's. Not for ``dora``.
         feed_forward_names: Names of the parts (gate, up, down; inner, outer; activation) inside a block where they
             differ from ``gate_proj, up_proj, down_proj, act_fn``, ``fc1, fc2, activation_fn`` and ``dense,
             intermediate_act_fn``.
@@ -240,6 +243,7 @@ class MixLoraConfig(MoeloraConfig):
     feed_forward_modules: list[str] | None = field(default=None)
     output_modules: list[str] | None = field(default=None)
     feed_forward_names: dict[str, str] | None = field(default=None)
+    chunk: int | None = field(default=None)
 
     def __post_init__(self):
         super().__post_init__()
@@ -268,6 +272,10 @@ class MixLoraConfig(MoeloraConfig):
                 "dora is True, but feed_forward_layout is 'two_matrix', where a block's halves are apart; expected "
                 "'gated' or 'two_matrix_block'"
             )
+        if self.chunk is not None:
+            _check_count("chunk", self.chunk, 1)
+            if self.dora:
+                raise ConfigError(f"chunk is {self.chunk}, but dora is True, whose blocks work on all tokens; drop one")
         known = FEED_FORWARD_NAMES[self.feed_forward_layout]
         for role in self.feed_forward_names or {}:
             _check_choice("a key of feed_forward_names", role, tuple(known))

@@ -17,6 +17,7 @@ from peft.tuners.lora.variants import DoraLinearVariant
 from torch import Tensor, nn
 
 from moelora.ops import DoraNorm, dora_linear, lora_linear
+from moelora.tuners.dora_dropout import LowRankDropoutDora
 from moelora.tuners.frozen import is_hooked, is_plain
 
 SWITCH = "MOELORA_FUSED"
@@ -116,10 +117,14 @@ class Fused:
 
     def _magnitude(self, adapter: str) -> Tensor | None:
         """Return DoRA's magnitudes, (O,), or None for another variant of LoRA."""
-        if type(self.lora_variant[adapter]) is not DoraLinearVariant:
+        if type(self.lora_variant[adapter]) not in (DoraLinearVariant, LowRankDropoutDora):
             return None
         holder = self._modules["lora_magnitude_vector"]._modules.get(adapter)
         return _weight(holder) if type(holder) is DoraLinearLayer else None
+
+    def _drops_low_rank_only(self, adapter: str) -> bool:
+        """Say whether a DoRA's dropout acts on its low-rank path only."""
+        return type(self.lora_variant[adapter]) is LowRankDropoutDora
 
     def _norm(self, weight: Tensor) -> DoraNorm:
         """Return the kept norms, emptied if the frozen weight is visibly not the one that they are of.
@@ -162,7 +167,9 @@ class FusedLinear(Fused, Linear):
         if magnitude is None:
             return self._forward_of_peft(x)
         dropout = dropout if self.training else 0.0  # PEFT's DoRA goes by the layer's own mode
-        return dora_linear(x, weight, bias, a, b, magnitude, scaling, self._norm(weight), dropout)
+        return dora_linear(
+            x, weight, bias, a, b, magnitude, scaling, self._norm(weight), dropout, self._drops_low_rank_only(adapter)
+        )
 
 
 def _weight(module: nn.Module) -> Tensor | None:

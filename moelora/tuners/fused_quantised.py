@@ -31,7 +31,8 @@ class FusedQuantised(Fused):
             return self._forward_of_peft(x)
         dropout = dropout if self.training else 0.0  # PEFT's DoRA goes by the layer's own mode
         squares = self._norm(base.weight).squares_of(partial(dense_weight, base))
-        return dora_called_layer(x, base, base.bias, a, b, magnitude, scaling, squares, dropout)
+        low_rank_only = self._drops_low_rank_only(adapter)
+        return dora_called_layer(x, base, base.bias, a, b, magnitude, scaling, squares, dropout, low_rank_only)
 
 
 class FusedLinear4bit(FusedQuantised, bnb.Linear4bit):

@@ -24,13 +24,19 @@ from moelora.tuners.routing import RoutingContext
 
 
 class MixLoraLayer(nn.Module, MoeloraLayer):
-    """What the three wrappers share."""
+    """What the three wrappers share.
+
+    Attributes:
+        chunk: Tokens worked on at a time, by adapter; None for the operators' default.
+    """
 
     linear_name: str | None = None
+    other_param_names = (*MoeloraLayer.other_param_names, "chunk")
 
     def __init__(self, base_layer: nn.Module, module_name: str, context: RoutingContext):
         super().__init__()
         self._start(base_layer, module_name, context)
+        self.chunk: dict[str, int | None] = {}
 
     def is_routed(self, adapter: str) -> bool:
         """Say whether the adapter has several experts here."""
@@ -79,6 +85,7 @@ class MixLoraLayer(nn.Module, MoeloraLayer):
         """Keep the numbers of a block's experts and router."""
         router = config.router_settings(config.router, config.num_experts)
         self._set_adapter_numbers(adapter, config.experts_settings, config.num_experts, router, config.balance)
+        self.chunk[adapter] = config.chunk
 
     def _assign(self, x: Tensor, adapter: str) -> Assignment:
         """Route the tokens of x, (..., D)."""
@@ -97,7 +104,8 @@ class MixLoraLayer(nn.Module, MoeloraLayer):
         return LowRank(getattr(self, f"moelora_{role}_A")[adapter], getattr(self, f"moelora_{role}_B")[adapter])
 
     def _settings(self, adapter: str, activation: Any) -> Settings:
-        return Settings(activation, self.scaling[adapter], dropout_probability(self.moelora_dropout[adapter]))
+        dropout = dropout_probability(self.moelora_dropout[adapter])
+        return Settings(activation, self.scaling[adapter], dropout, self.chunk[adapter])
 
 
 def _for_linear(hidden: Tensor, linear: nn.Module) -> Tensor:

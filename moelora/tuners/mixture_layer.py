@@ -9,8 +9,15 @@ from peft.utils.quantization_utils import resolve_quantization_backend
 from torch import Tensor, nn
 
 from moelora.errors import MergeError
-from moelora.ops import gated_wide_lora, gated_wide_lora_linear, wide_lora_delta
-from moelora.routers import RouterSettings
+from moelora.ops import (
+    Routed,
+    gated_wide_lora,
+    gated_wide_lora_linear,
+    routed_lora,
+    takes_router,
+    wide_lora_delta,
+)
+from moelora.routers import RouterSettings, dense, top_k
 from moelora.tuners.frozen import dropout_probability, is_plain
 from moelora.tuners.layer import MoeloraLayer
 from moelora.tuners.routing import Balance, RoutingContext
@@ -72,18 +79,35 @@ class MixtureLinear(nn.Module, MoeloraLayer):
     def _add_increment(self, result: Tensor | None, x: Tensor, adapter: str) -> Tensor:
         """Add an adapter's increment to ``result``; with None, compute the plain frozen layer along with it."""
         a, b = self.moelora_A[adapter], self.moelora_B[adapter]
+        dropout, scaling = dropout_probability(self.moelora_dropout[adapter]), self.scaling[adapter]
+        frozen = {"base": result}
+        if result is None:
+            frozen = {"weight": self.base_layer.weight, "bias": self.base_layer.bias}
+        else:
+            cast = self._cast_input_dtype(x, a.dtype)
         weights = None
         if adapter in self.moelora_router:
-            weights = self._route(x, adapter, self.moelora_router[adapter]).weights
+            router, settings = self.moelora_router[adapter], self.router[adapter]
+            if settings.is_plain(self.training) and takes_router(x, a, b, router):
+                per_token = None if settings.name == "dense" else settings.experts_per_token
+                own = x if result is None else cast
+                routed = routed_lora(own, a, b, router, scaling, per_token, dropout=dropout, **frozen)
+                self._report(adapter, routed, x.shape)
+                return routed.output
+            weights = self._route(x, adapter, router).weights
         elif self.shared_a[adapter]:
             weights = x.new_ones(self.experts[adapter]).expand(*x.shape[:-1], -1)  # the stack has one A only
-        dropout = dropout_probability(self.moelora_dropout[adapter])
         if result is None:
-            base = self.base_layer
-            return gated_wide_lora_linear(x, base.weight, base.bias, a, b, weights, self.scaling[adapter], dropout)
-        return gated_wide_lora(
-            result, self._cast_input_dtype(x, a.dtype), a, b, weights, self.scaling[adapter], dropout
-        )
+            return gated_wide_lora_linear(x, frozen["weight"], frozen["bias"], a, b, weights, scaling, dropout)
+        return gated_wide_lora(result, cast, a, b, weights, scaling, dropout)
+
+    def _report(self, adapter: str, routed: Routed, shape: torch.Size) -> None:
+        """Tell the model's context about a routing if somebody wants to know."""
+        context, balance = self.routing_context, self.balance[adapter]
+        if context.wants(self.training, balance):
+            logits, chosen = routed.logits.T, routed.chosen
+            output = dense(logits) if chosen is None else top_k(logits, len(chosen), chosen.T)
+            context.report(self.module_name, adapter, output, shape, self.training, balance)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """Return s * B A, (O, D), of an adapter without a router.

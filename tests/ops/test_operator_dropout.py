@@ -74,6 +74,28 @@ def test_dora_around_a_called_layer_equals_pefts_layer_with_dropout():
     assert calls == [9 + 9 + 2]  # x, the dropped x and the rows of A
 
 
+@pytest.mark.parametrize("form", ["weight", "called"])
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_dora_with_dropout_on_the_low_rank_path_equals_its_definition(form, dropout):
+    generator = torch.Generator().manual_seed(1)
+    weight, bias = (torch.randn(6, width, generator=generator, dtype=torch.float64) for width in (5, 1))
+    bias = bias.flatten()
+
+    def fast(x, a, b, m):
+        if form == "weight":
+            return ops.dora_linear(x, weight, bias, a, b, m, SCALING, dropout=dropout, low_rank_only=True)
+        squares = DoraNorm().squares(weight)
+        return ops.dora_called_layer(
+            x, lambda rows: functional.linear(rows, weight, bias), bias, a, b, m, SCALING, squares, dropout, True
+        )
+
+    def slow(x, a, b, m):
+        dropped = functional.dropout(x, dropout) if dropout else None
+        return ops.dora_linear_reference(x, weight, bias, a, b, m, SCALING, dropped, low_rank_only=True)
+
+    assert_same(seeded(fast), seeded(slow), [leaf(9, 5), leaf(2, 5), leaf(6, 2), leaf(6)])
+
+
 def test_one_mask_serves_all_experts_of_a_mixture():
     weight = torch.randn(6, 5, dtype=torch.float64)
 

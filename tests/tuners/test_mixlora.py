@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from tiny_tuners import make_base, make_batch, make_config, make_model
 from torch.nn import functional
 
@@ -189,6 +189,21 @@ def test_wrong_targets_are_refused(kind, settings, message):
         make_model(kind, "mixlora", **settings)
 
 
+@pytest.mark.parametrize("kind", ["llama", "bert"])
+def test_a_chunk_of_tokens_changes_no_number(kind, tmp_path):
+    batch = make_batch(kind)
+    found = []
+    for chunk in (None, 5):
+        model = make_model(kind, "mixlora", moved=True, chunk=chunk).double()
+        model(**batch).loss.backward()
+        found.append([one.grad for one in model.parameters() if one.requires_grad])
+    assert len(found[0]) == len(found[1])
+    assert all(torch.allclose(*pair, rtol=1e-10, atol=1e-12) for pair in zip(*found, strict=True))
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(make_base(kind), tmp_path)
+    assert {layer.chunk["default"] for layer in layers(loaded, MixLoraFeedForward | MixLoraInner)} == {5}
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -198,6 +213,8 @@ def test_wrong_targets_are_refused(kind, settings, message):
         ({"feed_forward_layout": "two_matrix"}, "needs them"),
         ({"output_modules": ["output.dense"]}, "others have none"),
         ({"feed_forward_names": {"gat": "x"}}, "did you mean 'gate'"),
+        ({"chunk": 0}, "chunk is 0; expected an integer of at least 1"),
+        ({"chunk": 64, "dora": True}, "chunk is 64, but dora is True"),
     ],
 )
 def test_wrong_settings_are_refused(settings, message):

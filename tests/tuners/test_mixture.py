@@ -65,6 +65,38 @@ def test_layer_equals_the_formula(router):
     assert torch.allclose(layer(x), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"router": "dense", "balance_loss": "cv_squared"},
+        {"balance_loss": "switch"},
+        {"experts_per_token": 1, "shared_a": True, "balance_loss": "switch"},
+    ],
+    ids=str,
+)
+def test_router_and_mixture_in_one_function_change_no_number(settings, monkeypatch):
+    """Loss, balance loss, what is recorded and every gradient are those of a router and a mixture apart."""
+    from moelora.tuners import mixture_layer
+
+    batch, found = make_batch("llama"), []
+    batch["attention_mask"][0, :2] = 0
+    for together in (True, False):
+        if not together:
+            monkeypatch.setattr(mixture_layer, "takes_router", lambda *tensors: False)
+        model = make_model("llama", "mixture", moved=True, **settings).train()
+        with record_routing(model):
+            loss = model(**batch).loss
+            routed = dict(routing(model))
+        loss = loss + balance_loss(model)
+        loss.backward()
+        gradients = [one.grad for one in model.parameters() if one.requires_grad]
+        recorded = [getattr(one, name) for one in routed.values() for name in ("weights", "logits", "slot_weights")]
+        found.append([loss, *gradients, *recorded])
+        assert all(torch.equal(one.mask.view(3, 6), batch["attention_mask"].bool()) for one in routed.values())
+    assert len(found[0]) == len(found[1]) > 20
+    assert all(torch.allclose(*pair, rtol=1e-4, atol=1e-6) for pair in zip(*found, strict=True))
+
+
 def test_initial_values(kind):
     model = make_model(kind, "mixture", init_router_std=0.5, experts=64)
     for layer in mixture_layers(model).values():
