@@ -134,3 +134,11 @@ def test_the_command_carries_a_study_from_its_files_to_a_winner(world, tmp_path,
     )
     assert resolved["training"]["learning_rate"] == won["params"]["rate"]
     assert resolved["search"]["trial"] == won["trial"] and resolved["seed"] == 0 and resolved["pending"] == {}
+
+
+def test_how_trials_are_shared_out_is_no_part_of_their_fingerprint():
+    from moelora.fingerprint import closure
+
+    reached = closure(("moelora.search.trial",))
+    assert {"moelora.search.space", "moelora.training.loop"} <= reached
+    assert not reached & {f"moelora.search.{name}" for name in ("ask", "tell", "worker", "leases", "study", "storage")}
