@@ -212,7 +212,9 @@ def _limits(suite: Suite, panels: Sequence[Panel]) -> tuple[str, ...]:
             f"With several seeds half an interval is {words.points(width[len(width) // 2])} points wide in the middle "
             "of the table; much smaller differences could not have been found."
         )
-    sentences.append("Comparisons are not corrected for their number.")
+    sentences.append(
+        "Bold and the sentences above are not corrected for the number of comparisons; the table of tests is."
+    )
     if any(r.status != "finished" for r in suite.runs):
         sentences.append("Runs without a score are listed with their reasons.")
     return tuple(sentences)
