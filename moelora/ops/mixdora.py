@@ -4,11 +4,20 @@ Expert e of a gated block is ``W2_e (act(W1_e x + b1) * (W3_e x + b3)) + b2`` wi
 ``W_e = (m_e / n_e) ∘ (W + s B_e A_e)`` rescaled to the expert's magnitudes, n_e being the detached row norms.
 
 The frozen gate and up products are still shared by a token's experts, since the rescaling comes after them. The down
-projection is not: Σ_k g_k c_k ∘ (W2 h_k) with a row scale c_k per expert needs one frozen product a (token, expert),
-forward and backward, whatever the order of the sums. So per token the frozen products are 1 gate + 1 up + K down
-instead of 1 + 1 + 1: with K = 2 a gated block costs 4/3 of MixLoRA's frozen part, a two-matrix block 3/2. The
-products A Wᵀ of the norms ride along with the first products (E * R more rows than T); for the down projection they
-are a product of their own over E * R rows.
+projection is not: Σ_k g_k c_k ∘ (W2 h_k), with c_k = m_k / n_k, is the linear map [diag(c_1) W2 … diag(c_K) W2] of K
+hidden rows that have nothing in common. Where the scales of all experts span J dimensions, c_e = Σ_j α_ej u_j, it is
+Σ_j u_j ∘ W2 (Σ_k g_k α_kj h_k): J products a token. Trained scales span as many as there are experts, so only J = 1
+would pay with K = 2, and that is one scale for all experts: no MixDoRA. So the form has K products a token, in the
+backward pass too, and by multiplications with T tokens it costs
+
+* frozen products: (2 + K) D F T forward and as many backward, where MixLoRA has 3 D F T: with K = 2 4/3 of it, and 3/2
+  for a two-matrix block ((1 + K) instead of 2);
+* the norms: A Wᵀ for each of the three matrices, 3 E R D F forward only. Those of gate and up ride along with the
+  frozen products as E R more rows; with E R = 64 and T = 512 the three are 5 % of the frozen products, with T = 4096
+  0.6 %;
+* rank-R work as in MixLoRA, and for each matrix a few more passes over the (token, expert) rows: rescaling, and dm.
+
+With dropout and PEFT's semantics each of an expert's layers multiplies its input and its dropped input: 6 K D F T.
 
 Notation: T tokens (any leading axes), N rows of a share, D width, F feed-forward width, R rank, E experts, K slots.
 Source: MixLoRA, arXiv 2404.15159, and DoRA, arXiv 2402.09353; the forms are ours.
