@@ -66,6 +66,19 @@ def test_figures_of_several_objectives(document):
     assert [figure.svg for figure in figures.draw_search(document)] == [figure.svg for figure in drawn]
 
 
+def test_a_trial_that_learned_nothing_does_not_press_the_others_together(document):
+    from moelora.reporting.figures.search import lowest_shown
+
+    def scored(*scores):
+        return {"objectives": ["score"], "trials": [{"state": "complete", "values": [score]} for score in scores]}
+
+    floor, below = lowest_shown(scored(0.1, 0.7, 0.72, 0.74, 0.75, 0.76, 0.8))
+    assert below == 1 and 0.69 < floor < 0.7
+    assert lowest_shown(scored(0.7, 0.72, 0.74, 0.75)) == (None, 0)
+    assert lowest_shown(scored(0.7, 0.7, 0.7, 0.7, 0.7)) == (None, 0)
+    assert lowest_shown(scored(0.1, 0.9)) == (None, 0)
+
+
 def test_a_single_objective_has_no_front(tmp_path):
     document = searched(tmp_path, ["score"])
     assert [figure.name for figure in figures.draw_search(document)] == [

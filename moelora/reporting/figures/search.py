@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.category import StrCategoryFormatter
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from moelora.reporting.figures.style import GRID, INK, MUTED, SETTINGS, Figure, to_svg
 
@@ -34,20 +35,22 @@ def draw_search(document: Mapping[str, Any]) -> list[Figure]:
 
     place = document["objectives"].index("score")
     scores = rebuild(document, ["score"])
+    floor, below = lowest_shown(document)
+    far = f" Below what is shown: {below} of the trials." if below else ""
     done = sum(trial["state"] == "complete" for trial in document["trials"])
     varied = [name for name in sorted(_parameters(document)) if _is_varied(document, name)]
     figures = [
         _figure(
             "search--history", "Score by trial",
-            "Validation score of each trial, and the best so far.",
-            lambda: _history(plots, scores), (8.6, 3.2),
+            f"Validation score of each trial, and the best so far.{far}",
+            lambda: _history(plots, scores, floor), (8.6, 3.2),
         )
     ]  # fmt: skip
     if len(document["objectives"]) > 1:
         study = rebuild(document, document["objectives"])
         for index, name in enumerate(document["objectives"]):
             if index != place:
-                figures.append(_pareto(plots, study, name, index, place))
+                figures.append(_pareto(plots, study, name, (index, place), floor, far))
     if done >= ENOUGH and varied:
         figures += [
             _figure(
@@ -63,8 +66,8 @@ def draw_search(document: Mapping[str, Any]) -> list[Figure]:
             ),
             _figure(
                 "search--slice", "Score by each parameter",
-                "One point a trial; darker trials are later.",
-                lambda: _slices(plots, scores, varied), (3.4, 3.2),
+                f"One point a trial; darker trials are later.{far}",
+                lambda: _slices(plots, scores, varied, floor), (3.4, 3.2),
             ),
         ]  # fmt: skip
     return figures
@@ -100,7 +103,28 @@ def rebuild(document: Mapping[str, Any], objectives: list[str]) -> Any:
     return study
 
 
-def _pareto(plots: Any, study: Any, name: str, index: int, place: int) -> Figure:
+def lowest_shown(document: Mapping[str, Any]) -> tuple[float | None, int]:
+    """Return where the axis of scores begins, and how many trials lie below it.
+
+    One trial that learned nothing would press all others together. The axis leaves out what lies further below the
+    lower quartile than one and a half times the distance of the quartiles (Tukey's fence).
+
+    Args:
+        document: as `moelora.search.choose.trials_document` returns it.
+    """
+    place = document["objectives"].index("score")
+    values = np.array([trial["values"][place] for trial in document["trials"] if trial["state"] == "complete"])
+    if len(values) < ENOUGH:
+        return None, 0
+    low, high = np.percentile(values, [25, 75])
+    shown = values[values >= low - 1.5 * (high - low)]
+    below = len(values) - len(shown)
+    return (float(shown.min() - 0.08 * (shown.max() - shown.min())), below) if below else (None, 0)
+
+
+def _pareto(plots: Any, study: Any, name: str, places: tuple[int, int], floor: float | None, far: str) -> Figure:
+    index, place = places
+
     def draw() -> Any:
         axes = plots.plot_pareto_front(
             study, targets=lambda trial: (trial.values[index], trial.values[place]),
@@ -108,20 +132,22 @@ def _pareto(plots: Any, study: Any, name: str, index: int, place: int) -> Figure
         )  # fmt: skip
         if name == "trainable_parameters":
             axes.set_xscale("log")
+        axes.set_ylim(bottom=floor)
         return axes
 
     return _figure(
         f"search--pareto--{name.replace('_', '-')}", f"Validation score against {AXES[name]}",
         "One point a trial. Best trials are those that no other beats in all objectives at once, so in this view of "
-        "two of them some lie behind others.",
+        f"two of them some lie behind others.{far}",
         draw, (8.6, 3.6),
     )  # fmt: skip
 
 
-def _history(plots: Any, study: Any) -> Any:
+def _history(plots: Any, study: Any, floor: float | None) -> Any:
     axes = plots.plot_optimization_history(study, target_name=AXES["score"])
     axes.legend(loc="best")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylim(bottom=floor)
     return axes
 
 
@@ -132,11 +158,13 @@ def _parallel(plots: Any, study: Any, varied: list[str]) -> Any:
     return axes
 
 
-def _slices(plots: Any, study: Any, varied: list[str]) -> Any:
+def _slices(plots: Any, study: Any, varied: list[str], floor: float | None) -> Any:
     drawn = plots.plot_slice(study, params=varied, target_name="score")
     for axes in drawn.ravel() if hasattr(drawn, "ravel") else [drawn]:
         if isinstance(axes.xaxis.get_major_formatter(), StrCategoryFormatter):
             axes.tick_params(axis="x", rotation=60)
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_ylim(bottom=floor)
     return drawn
 
 
