@@ -19,6 +19,7 @@ from bench.workloads import KINDS, PRESETS, Workload
 from moelora.errors import ConfigError, MoeloraError
 from moelora.files import atomic_write_json, atomic_write_text, read_json
 from moelora.records.environment import commit, now
+from moelora.records.speed import read_speed
 
 OURS_SWEPT = ("base", "lora", "dense", "top-k", "mixlora")
 SWEPT = (*OURS_SWEPT, "loramoe-moe-peft", "mola-moe-peft", "mixlora-moe-peft")
@@ -160,7 +161,7 @@ def _hold_all(
 def check(options: argparse.Namespace) -> list[str]:
     """Print what ``guard`` finds and return the warnings."""
     path = options.record or records.newest()
-    record = records.read(path)
+    record = read_speed(path)
     if options.write:
         before = read_json(options.expected, "expected ratios")["ratios"] if options.expected.exists() else {}
         atomic_write_json(options.expected, {"margin": guard.MARGIN, "ratios": before | guard.ratios_of(record)})
@@ -186,16 +187,16 @@ def main(arguments: list[str] | None = None) -> int:
             check(options)
         elif options.command == "table":
             for path in options.records or [records.newest()]:
-                print(report.markdown(records.read(path)))
+                print(report.markdown(read_speed(path)))
         else:
-            from bench.plot import draw
+            from moelora.reporting.figures.speed import draw_sweep
 
             for path in options.records:
-                record = records.read(path)
+                record = read_speed(path)
                 if record["axis"] is None:
                     raise ConfigError(f"{path} is no sweep, so it has no axis to draw; run `python -m bench sweep`")
                 target = options.out / f"{record['name']}.svg"
-                atomic_write_text(target, draw(record))
+                atomic_write_text(target, draw_sweep(record).svg)
                 print(target)
     except MoeloraError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -6,13 +6,13 @@ from typing import Any
 
 from bench import rivals
 from moelora.errors import RecordError
-from moelora.files import atomic_write_json, read_json
+from moelora.files import atomic_write_json
 from moelora.records.environment import environment
+from moelora.records.speed import read_speed
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCAL = ROOT / "results" / "bench"
 PUBLISHED = ROOT / "results" / "published" / "bench"
-SCHEMA = Path(__file__).with_name("record.schema.json")
 
 
 def load_average() -> float | None:
@@ -37,39 +37,11 @@ def make(
     }
 
 
-def validate(record: Any, where: str) -> None:
-    """Check a record against the schema.
-
-    Raises:
-        RecordError: It does not fit; the message names the place.
-    """
-    import jsonschema
-
-    try:
-        jsonschema.validate(record, read_json(SCHEMA, "schema"))
-    except jsonschema.ValidationError as error:
-        place = "/".join(str(part) for part in error.absolute_path) or "the whole file"
-        raise RecordError(
-            f"{where} is not a record of the bench: {place}: {error.message}; run the bench again"
-        ) from error
-
-
 def write(record: dict[str, Any], folder: Path = LOCAL) -> Path:
     """Write a record and return its path."""
     path = folder / f"{record['name']}.json"
     atomic_write_json(path, record)
     return path
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Return the record in a file.
-
-    Raises:
-        RecordError: The file is missing, truncated or no record.
-    """
-    record = read_json(path, "record")
-    validate(record, str(path))
-    return record
 
 
 def newest(folder: Path = LOCAL) -> Path:
@@ -80,6 +52,6 @@ def newest(folder: Path = LOCAL) -> Path:
     """
     paths = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in paths:
-        if read(path)["axis"] is None:
+        if read_speed(path)["axis"] is None:
             return path
     raise RecordError(f"no record in {folder}; run `make bench`, or name a file")

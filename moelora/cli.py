@@ -5,12 +5,11 @@ Handlers import what they need when they are called, so that ``moelora --help`` 
 
 import argparse
 import importlib
-import json
 import os
 import sys
-from pathlib import Path
 
 from moelora import __version__
+from moelora.verbs import preparing, reporting, running
 
 
 def main(arguments: "list[str] | None" = None) -> int:
@@ -58,171 +57,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"moelora {__version__}")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for add in (
-        _add_plan,
-        _add_data,
-        _add_base,
-        _add_sensitivity,
-        _add_allocate,
-        _add_tune,
-        _add_train,
-        _add_evaluate,
-        _add_costs,
-        _add_collect,
-        _add_report,
-        _add_publish,
-        _add_new_method,
-        _add_docs,
-    ):
+    for add in (*preparing.VERBS, *running.VERBS, *reporting.VERBS):
         add(verbs)
     return parser
-
-
-def _verb(verbs, name: str, handler: str, help_text: str) -> argparse.ArgumentParser:
-    verb = verbs.add_parser(name, help=help_text, description=help_text, fromfile_prefix_chars="@")
-    verb.set_defaults(handler=handler, verb=name)
-    return verb
-
-
-def _json_text_or_file(text: str) -> dict:
-    """Return the mapping that an argument holds, as JSON text or as the path of a JSON file."""
-    try:
-        return json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise argparse.ArgumentTypeError(f"expected JSON text or a JSON file, found {text!r} ({error})") from error
-
-
-def _add_sources(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--data", type=Path, metavar="DIR", help="built-in data, where a task uses it")
-    verb.add_argument("--base", type=Path, metavar="DIR", help="base model built by `moelora base`, where one is used")
-
-
-def _add_plan(verbs) -> None:
-    verb = _verb(verbs, "plan", "moelora.plans.command:run", "expand a suite into its runs, and write their plans")
-    verb.add_argument("suite", type=Path, metavar="SUITE.yaml")
-    verb.add_argument("--config-dir", type=Path, default=Path("workflow/config"), metavar="DIR",
-                      help="folder with models/, tasks/, methods/ (default: %(default)s)")  # fmt: skip
-    verb.add_argument("--results", type=Path, default=Path("results"), metavar="DIR",
-                      help="plans are written to DIR/<suite>/ (default: %(default)s)")  # fmt: skip
-    verb.add_argument("--write", action="store_true", help="write plans whose content differs")
-    verb.add_argument("--json", action="store_true", help="print the plans as JSON lines instead of a table")
-
-
-def _add_data(verbs) -> None:
-    verb = _verb(verbs, "data", "moelora.tasks.builtin.command:run_data", "generate the data of the built-in suite")
-    verb.add_argument("--suite-task-source", required=True, metavar="NAME", help="source of the tasks, e.g. tiny")
-    verb.add_argument("--seed", type=int, default=0)
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR")
-
-
-def _add_base(verbs) -> None:
-    verb = _verb(verbs, "base", "moelora.tasks.builtin.command:run_base", "build and pretrain a built-in base model")
-    verb.add_argument("--model", type=Path, required=True, metavar="MODEL.yaml")
-    verb.add_argument("--data", type=Path, required=True, metavar="DIR")
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR")
-
-
-def _add_sensitivity(verbs) -> None:
-    verb = _verb(verbs, "sensitivity", "moelora.allocation.sensitivity:run",
-                 "measure how sensitive each module is to tasks, from a small sample of each")  # fmt: skip
-    verb.add_argument("--plan", type=Path, nargs="+", required=True, metavar="PLAN", help="one a task, or one for all")
-    verb.add_argument("--task", nargs="+", required=True, metavar="NAME", help="tasks of their plans")
-    verb.add_argument("--examples", type=int, default=64, metavar="N")
-    verb.add_argument("--batch-size", type=int, default=8, metavar="B")
-    verb.add_argument("--seed", type=int, default=0)
-    verb.add_argument("--out", type=Path, nargs="+", required=True, metavar="FILE", help="one a task")
-    _add_sources(verb)
-
-
-def _add_allocate(verbs) -> None:
-    verb = _verb(verbs, "allocate", "moelora.allocation.command:run", "turn sensitivities into experts per module")
-    verb.add_argument("--strategy", required=True, metavar="NAME")
-    verb.add_argument("--sensitivity", type=Path, nargs="+", required=True, metavar="FILE")
-    verb.add_argument("--percentile", type=float, default=40.0, metavar="P")
-    verb.add_argument("--pool", default="per_type", help="modules among which the percentile is taken")
-    verb.add_argument("--out", type=Path, required=True, metavar="FILE")
-
-
-def _add_tune(verbs) -> None:
-    verb = _verb(verbs, "tune", "moelora.training.tune:run",
-                 "choose the learning rate of a variant on a split cut from train")  # fmt: skip
-    verb.add_argument("--plan", type=Path, required=True, metavar="PLAN")
-    verb.add_argument("--tune", type=_json_text_or_file, required=True, metavar="JSON",
-                      help="learning_rates, epochs, max_examples, validation_fraction, seed")  # fmt: skip
-    verb.add_argument("--out", type=Path, required=True, metavar="FILE")
-    _add_sources(verb)
-
-
-def _add_train(verbs) -> None:
-    verb = _verb(verbs, "train", "moelora.training.command:run", "carry out plans; resumes what was interrupted")
-    verb.add_argument("--plans", type=Path, nargs="+", required=True, metavar="PLAN")
-    verb.add_argument("--manifest", type=Path, metavar="FILE", help="written last: which records the job left")
-    verb.add_argument("--evaluate", action="store_true", help="score in the same process")
-    verb.add_argument("--adapter", type=Path, metavar="DIR",
-                      help="start from this adapter of the same base model and method instead of from first values; "
-                      "the run gets a folder of its own beside the plan's")  # fmt: skip
-    verb.add_argument("--fingerprint", default="", help="of the code behind these runs, for the record")
-    verb.add_argument("--log", type=Path, metavar="FILE")
-    _add_sources(verb)
-
-
-def _add_evaluate(verbs) -> None:
-    verb = _verb(verbs, "evaluate", "moelora.evaluation.command:run", "score trained runs and write their records")
-    verb.add_argument("--plans", type=Path, nargs="+", required=True, metavar="PLAN")
-    verb.add_argument("--diagnostics", action="store_true",
-                      help="record what routers and experts did, whatever the plans say")  # fmt: skip
-    verb.add_argument("--adapter", type=Path, metavar="DIR",
-                      help="score this adapter, trained elsewhere, on the tasks of the plans")  # fmt: skip
-    verb.add_argument("--manifest", type=Path, metavar="FILE")
-    verb.add_argument("--fingerprint", default="", help="of the code behind these runs, for the record")
-    verb.add_argument("--log", type=Path, metavar="FILE")
-    _add_sources(verb)
-
-
-def _add_costs(verbs) -> None:
-    verb = _verb(verbs, "costs", "moelora.costs:run", "time and weigh variants, interleaved in one process")
-    verb.add_argument("--plans", type=Path, nargs="+", required=True, metavar="PLAN", help="one per variant")
-    verb.add_argument("--rounds", type=int, default=12, metavar="N", help="measured rounds over all variants")
-    verb.add_argument("--warmup", type=int, default=3, metavar="N", help="rounds before them that are not counted")
-    verb.add_argument("--batch-size", type=int, default=16, metavar="B")
-    verb.add_argument("--sequence-length", type=int, default=128, metavar="T", help="tokens per sequence")
-    verb.add_argument("--out", type=Path, required=True, metavar="FILE")
-    _add_sources(verb)
-
-
-def _add_collect(verbs) -> None:
-    verb = _verb(verbs, "collect", "moelora.reporting.collect:run", "gather the records of jobs into one table")
-    verb.add_argument("--manifests", type=Path, nargs="+", required=True, metavar="FILE")
-    verb.add_argument("--out", type=Path, required=True, metavar="records.parquet")
-
-
-def _add_report(verbs) -> None:
-    verb = _verb(verbs, "report", "moelora.reporting.command:run", "make tables, figures and the page from records")
-    verb.add_argument("--records", type=Path, required=True, metavar="FILE")
-    verb.add_argument("--costs", type=Path, nargs="*", default=[], metavar="FILE")
-    verb.add_argument("--suite", type=Path, required=True, metavar="SUITE.json")
-    verb.add_argument("--title", required=True)
-    verb.add_argument("--out", type=Path, required=True, metavar="DIR")
-
-
-def _add_publish(verbs) -> None:
-    verb = _verb(verbs, "publish", "moelora.reporting.publish:run", "promote records, and a report, to tracked folders")
-    verb.add_argument("--records", type=Path, required=True, metavar="FILE")
-    verb.add_argument("--to", type=Path, required=True, metavar="DIR")
-    verb.add_argument("--report", type=Path, metavar="DIR", help="a finished report to publish beside the records")
-    verb.add_argument("--readme", type=Path, metavar="FILE", help="put the report's headline between the marks of FILE")
-
-
-def _add_new_method(verbs) -> None:
-    verb = _verb(verbs, "new-method", "moelora.scaffold:run", "create the files of a new method from a template")
-    verb.add_argument("name", help="lower case, as in my_method")
-    verb.add_argument("--rule", action="store_true", help="also create a workflow rule of its own")
-    verb.add_argument("--root", type=Path, default=Path("."), metavar="DIR", help="the repository (default: here)")
-
-
-def _add_docs(verbs) -> None:
-    verb = _verb(verbs, "docs", "moelora.docs:run", "write the page of every method, and the battery's matrix")
-    verb.add_argument("--out", type=Path, default=Path("docs/methods"), metavar="DIR",
-                      help="folder of the pages (default: %(default)s)")  # fmt: skip
-    verb.add_argument("--config-dir", type=Path, default=Path("workflow/config"), metavar="DIR",
-                      help="folder with methods/ (default: %(default)s)")  # fmt: skip

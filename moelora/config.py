@@ -17,7 +17,7 @@ import yaml
 
 from moelora.errors import ConfigError, nearest
 
-KINDS = {"model": "models", "task": "tasks", "method": "methods", "suite": "suites"}
+KINDS = {"model": "models", "task": "tasks", "method": "methods", "suite": "suites", "claim": "claims"}
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

@@ -9,7 +9,10 @@ from moelora import cli
 
 REPOSITORY = Path(__file__).parents[1]
 GRID = Path(__file__).with_name("grid.yaml")
-VERBS = "plan data base sensitivity allocate tune train evaluate costs collect report publish new-method docs".split()
+VERBS = (
+    "plan data base sensitivity allocate tune search train evaluate costs collect report compare claims export publish "
+    "new-method docs"
+).split()
 HEAVY = {"torch", "transformers", "peft", "datasets", "lm_eval", "pandas", "matplotlib", "snakemake", "scipy"}
 
 
@@ -37,6 +40,11 @@ def test_planning_is_light():
         "expand('tests/grid.yaml', 'workflow/config').documents()"
     )
     assert loaded_by(code) == set()
+
+
+def test_comparing_needs_no_torch_and_no_figures():
+    needed = loaded_by("import moelora.reporting.compare, moelora.reporting.export")
+    assert needed == {"pandas", "scipy"}
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -24,7 +24,7 @@ def predict(
     """
     model.eval()
     order = sorted(range(len(examples)), key=lambda index: -len(examples[index].ids))
-    predictions: list[float] = [0.0] * len(examples)
+    found = []
     bar = Progress(-(-len(order) // batch_size), f"scoring {examples[0].task}")
     with (
         select_head(model, examples[0].task),
@@ -35,9 +35,8 @@ def predict(
             tensors = collate([examples[index] for index in rows], pad_id, kind, device)
             tensors.pop("labels")
             logits = model(**tensors).logits.float()
-            values = logits.squeeze(-1) if kind == "regression" else logits.argmax(-1)
-            for index, value in zip(rows, values.tolist(), strict=True):
-                predictions[index] = value
+            found.append(logits.squeeze(-1) if kind == "regression" else logits.argmax(-1))
             bar.advance()
     bar.close()
-    return predictions
+    values = torch.cat(found).tolist()  # once: a GPU need not be waited for after every batch
+    return [value for _, value in sorted(zip(order, values, strict=True))]

@@ -33,12 +33,21 @@ def read_expert_counts(path: "Path | str", model: "nn.Module") -> dict[str, int]
             model or several, or two names mean the same one.
         RecordError: The file is missing or not JSON.
     """
+    from moelora.tuners.targets import base_modules, is_linear
+
+    return read_counts(path, [name for name, module in base_modules(model).items() if is_linear(module)])
+
+
+def read_counts(path: "Path | str", linear: list[str]) -> dict[str, int]:
+    """Return the experts of each module that a file names, as `read_expert_counts` does, from names alone.
+
+    Args:
+        path: The file.
+        linear: Full names of the linear modules that the model has.
+    """
     document = read_json(path, "counts of experts")
     if not isinstance(document, dict):
         raise AllocationError(f"{path} holds a {type(document).__name__}; expected an object from module name to count")
-    from moelora.tuners.targets import base_modules, is_linear
-
-    linear = [name for name, module in base_modules(model).items() if is_linear(module)]
     counts: dict[str, int] = {}
     for name, count in document.items():
         _check_count(name, count, path)

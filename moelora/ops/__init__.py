@@ -15,6 +15,7 @@ from moelora.ops.mixlora import mixlora_gated, mixlora_two_matrix
 from moelora.ops.mixture import gated_wide_lora, gated_wide_lora_linear, gated_wide_lora_reference, wide_lora_delta
 from moelora.ops.routed import Routed, routed_lora, routed_lora_reference, takes_router
 from moelora.ops.sensitivity import (
+    absolute_taylor,
     input_gram,
     prefers_grams,
     squared_gradient_norm,
@@ -29,6 +30,7 @@ __all__ = [
     "LowRank",
     "Routed",
     "Settings",
+    "absolute_taylor",
     "dora_called_layer",
     "dora_linear",
     "dora_linear_reference",

@@ -1,4 +1,6 @@
-"""The squared norm of a weight's gradient without forming the gradient where that is cheaper.
+"""How much a weight matters to each example: from its input and its output's gradient, the weight's gradient unkept.
+
+The squared norm of the gradient does not even form it where that is cheaper; |weight x gradient| has to.
 
 Notation: B examples, T tokens an example, D input width, O output width.
 """
@@ -50,6 +52,27 @@ def squared_gradient_norm(inputs: Tensor, gradients: Tensor, gram: Tensor | None
 def squared_gradient_norm_reference(inputs: Tensor, gradients: Tensor) -> Tensor:
     """Compute `squared_gradient_norm` by forming each example's weight gradient."""
     return torch.stack([(g.T @ x).square().sum() for x, g in zip(inputs, gradients, strict=True)])
+
+
+def absolute_taylor(inputs: Tensor, gradients: Tensor, weight: Tensor) -> Tensor:
+    """Return each example's Σ |W ∘ ∂L/∂W| of a linear layer: the first-order change of the loss if a weight were zero.
+
+    There is no Gram form: the absolute value stands between. Each example's O x D gradient is formed, T·D·O
+    multiplications an example as in a second backward pass, and one such matrix is held at a time.
+
+    Args:
+        inputs: The layer's input, (B, T, D).
+        gradients: Loss gradient of its output, (B, T, O).
+        weight: (O, D).
+
+    Returns:
+        (B,), in float32 at the least.
+
+    Source: Molchanov et al., arXiv 1906.10771, with the absolute value inside the sum.
+    """
+    inputs, gradients, weight = (_at_least_float32(one) for one in (inputs, gradients, weight))
+    parts = [((g.T @ x).mul_(weight)).abs_().sum() for x, g in zip(inputs, gradients, strict=True)]
+    return torch.stack(parts)
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from moelora.config import ConfigDir, fill_defaults
 from moelora.errors import ConfigError, nearest
 from moelora.plans import layout
 from moelora.plans.expansion import SCHEMA, Expansion, Job, Run
+from moelora.plans.placements import allocation_file
+from moelora.plans.searched import fill_search, search_document, searched_runs
 from moelora.plans.transfer import as_transfer, check_transfers, transfer_document, wanted_tasks
 from moelora.plans.variants import Variant, choose_variants, is_untrained
 
@@ -75,11 +77,18 @@ def expand(
                     moved = as_transfer(run, transfer, document)
                     runs.setdefault(moved.folder, moved)
         tasks |= documents
+    search = None
+    if suite["search"]:
+        filled = fill_search(suite, config_dir)
+        found = searched_runs(filled, suite, variants, runs.values(), config_dir, source)
+        runs |= {run.folder: run for run in found}
+        variants.append(found[0].variant)
+        search = search_document(filled, suite, found[0].variant)
     planned = tuple(runs.values())
     kept = wanted_tasks(suite)
     wanted = tuple(run for run in planned if kept is None or run.task in kept)
     jobs = tuple(_jobs(wanted, suite["jobs"]["carry"]))
-    return Expansion(suite, models, tasks, tuple(variants), planned, wanted, jobs)
+    return Expansion(suite, models, tasks, tuple(variants), planned, wanted, jobs, search)
 
 
 def check_filter(suite: Mapping[str, Any], source: str) -> None:
@@ -191,14 +200,15 @@ def _runs(suite, config_dir, model, task, members, variant):
             training["learning_rate"] = None
             pending["learning_rate"] = layout.tuning(model["name"], task, label)
         if variant.allocated:
-            pending["allocation"] = layout.allocation(model["name"], variant.name)
+            pending["allocation"] = allocation_file(variant, model["name"], task)
+            pending["allocation_settings"] = dict(variant.allocation)
         if variant.match:
             mixture = variant.match
             pending["match"] = {
                 "variant": mixture.name,
                 "method": mixture.method,
                 "settings": dict(mixture.settings),
-                "allocation": layout.allocation(model["name"], mixture.name) if mixture.allocated else None,
+                "allocation": allocation_file(mixture, model["name"], task),
             }
         evaluation = {key: value for key, value in suite["evaluation"].items() if key != "separate_job"}
         seeds = rules["seeds"][:1] if untrained or variant.abilities.deterministic else rules["seeds"]

@@ -46,6 +46,7 @@ class Run:
             pending.get("allocation"),
             pending.get("learning_rate"),
             pending.get("match", {}).get("allocation"),
+            pending.get("search"),
         ]
         return [path for path in files if path]
 
@@ -74,6 +75,21 @@ class Job:
 
 
 @dataclasses.dataclass(frozen=True)
+class Allocation:
+    """One file of experts per module: whose, on which model, and the tasks whose sensitivities it is made from."""
+
+    model: str
+    variant: Variant
+    tasks: tuple[str, ...]
+
+    @property
+    def sensitivities(self) -> list[str]:
+        """Return the files that it is made from."""
+        score = self.variant.allocation["score"]
+        return [layout.sensitivity(self.model, task, score) for task in self.tasks]
+
+
+@dataclasses.dataclass(frozen=True)
 class Expansion:
     """Everything that a suite asks for: documents, runs and jobs.
 
@@ -88,6 +104,7 @@ class Expansion:
     planned: tuple[Run, ...]
     runs: tuple[Run, ...]
     jobs: tuple[Job, ...]
+    search: "Mapping[str, Any] | None" = None
 
     @cached_property
     def job_by_name(self) -> dict[str, Job]:
@@ -117,6 +134,22 @@ class Expansion:
     def allocated_models(self) -> list[str]:
         """Return the models on which some variant's experts are allocated, in grid order."""
         return [m for m in self.used_models if any(run.variant.allocated for run in self.model_runs(m))]
+
+    @cached_property
+    def allocations(self) -> dict[str, Allocation]:
+        """Return every allocation of the grid by its file."""
+        found: dict[str, Allocation] = {}
+        for run in self.planned:
+            if run.variant.allocated and not run.transfer:
+                own = run.variant.allocation["tasks"] == "own"
+                tasks = sorted(task["name"] for task in run.plan["tasks"]) if own else self.model_tasks(run.model)
+                path = run.plan["pending"]["allocation"]
+                found.setdefault(path, Allocation(run.model, run.variant, tuple(tasks)))
+        return found
+
+    def model_scores(self, model: str) -> list[str]:
+        """Return the kinds of sensitivity that allocations on a model are made from, sorted."""
+        return sorted({a.variant.allocation["score"] for a in self.allocations.values() if a.model == model})
 
     def model_tasks(self, model: str) -> list[str]:
         """Return the tasks that a model meets, alone or in a mixture, sorted."""
@@ -151,6 +184,8 @@ class Expansion:
         """Return the text of every file that a suite consists of, by path relative to the suite's folder."""
         texts = {run.plan_path: pretty_json(run.plan) for run in self.planned}
         texts[layout.SUITE] = pretty_json(self.suite_document())
+        if self.search is not None:
+            texts[layout.SEARCH] = pretty_json(self.search)
         return texts
 
     def suite_document(self) -> dict:
@@ -168,6 +203,8 @@ class Expansion:
                         "method": variant.method,
                         "settings": variant.settings,
                         "match": variant.match.name if variant.match else None,
+                        "allocation": variant.allocation,
+                        "placement": variant.placement,
                     }
                     for variant in self.variants
                 ],

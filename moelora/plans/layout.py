@@ -7,6 +7,11 @@ DATA = "data"
 SUITE = "suite.json"
 RECORDS = "records.parquet"
 MANIFESTS = "manifests.txt"
+SEARCH = "search/search.json"
+STUDY = "search/study.json"
+WINNER = "search/winner.json"
+SEARCHED_ALLOCATION = "search/allocation.json"
+TRIALS = "search/trials.json"
 
 
 def label(variant: str, regime: str, regimes: int) -> str:
@@ -34,14 +39,19 @@ def base(model: str) -> str:
     return f"{model}/base"
 
 
-def sensitivity(model: str, task: str) -> str:
-    """Return the sensitivities of a model's modules to one task."""
-    return f"{model}/sensitivity/{task}.json"
+def sensitivity(model: str, task: str, score: str = "sum") -> str:
+    """Return the sensitivities of a model's modules to one task, by one kind of score."""
+    return f"{model}/sensitivity/{task}.json" if score == "sum" else f"{model}/sensitivity/{score}/{task}.json"
 
 
-def allocation(model: str, variant: str) -> str:
-    """Return the experts per module of a variant on a model."""
-    return f"{model}/allocation/{variant}.json"
+def stability(model: str, task: str) -> str:
+    """Return how the sensitivities to one task agree between samples."""
+    return f"{model}/stability/{task}.json"
+
+
+def allocation(model: str, variant: str, task: "str | None" = None) -> str:
+    """Return the experts per module of a variant on a model: from all tasks, or from those of one task or mixture."""
+    return f"{model}/allocation/{variant}.json" if task is None else f"{model}/allocation/{task}/{variant}.json"
 
 
 def tuning(model: str, task: str, variant_label: str) -> str:
@@ -57,6 +67,11 @@ def costs(model: str) -> str:
 def manifest(job: str) -> str:
     """Return what a finished job leaves."""
     return f"jobs/{job}.json"
+
+
+def trial(slot: "int | str") -> str:
+    """Return what one trial of a search leaves."""
+    return f"search/trials/{slot}.json"
 
 
 def log(stage: str, name: str) -> str:

@@ -13,7 +13,8 @@ def resolve(plan: Mapping[str, Any], root: "Path | str") -> dict:
     """Return the plan with nothing pending.
 
     An allocation arrives as ``plan["allocation"]`` (module name → experts), a tuned rate as
-    ``plan["training"]["learning_rate"]``, and the mixture that a plain LoRA is matched to as ``plan["match"]``;
+    ``plan["training"]["learning_rate"]``, the winner of a search as its settings and training (``plan["search"]`` says
+    which trial it was), and the mixture that a plain LoRA is matched to as ``plan["match"]``;
     its rank is solved where the model's shapes are known. The run whose adapter it starts from becomes
     ``plan["parent"]``: labels and the adapter's sum, so that the plan's hash depends on its content.
 
@@ -36,6 +37,11 @@ def resolve(plan: Mapping[str, Any], root: "Path | str") -> dict:
         if not isinstance(chosen, int | float):
             raise RecordError(f"tuning {path} chose no learning rate ({chosen!r}); look at its trials")
         resolved["training"]["learning_rate"] = float(chosen)
+    if "search" in pending:
+        winner = read_json(root / pending["search"], "winner of the search")
+        for part in ("settings", "training"):
+            resolved[part] |= winner[part]
+        resolved["search"] = {key: winner[key] for key in ("study", "trial", "trials", "params")}
     if "match" in pending:
         match = pending["match"]
         if match.get("allocation"):

@@ -11,6 +11,7 @@ from typing import Any
 from moelora.errors import ConfigError, nearest
 from moelora.plans import layout
 from moelora.plans.expansion import Run
+from moelora.plans.placements import allocation_file
 from moelora.plans.variants import is_untrained
 
 
@@ -79,6 +80,12 @@ def as_transfer(run: Run, transfer: Mapping[str, Any], document: dict) -> Run:
             **{key: run.plan[key] for key in ("suite", "variant", "method", "seed")},
             "model": run.model,
         }
+    # the adapter that it starts from has its experts where the first task put them
+    if "allocation" in pending:
+        pending["allocation"] = allocation_file(run.variant, run.model, transfer["from"])
+    if "match" in pending:
+        first = allocation_file(run.variant.match, run.model, transfer["from"])
+        pending["match"] = {**pending["match"], "allocation": first}
     plan = {**run.plan, "task": document["name"], "tasks": [document], "pending": pending}
     folder = layout.run_folder(run.model, document["name"], run.label, run.seed)
     return dataclasses.replace(run, plan=plan, folder=folder, task=document["name"], transfer=True)

@@ -7,13 +7,19 @@ from typing import Any
 from moelora.config import ConfigDir
 from moelora.errors import ConfigError, nearest
 from moelora.methods import get_method, method_names
+from moelora.plans.placements import place_variants
 
 MATCH_PREFIX = "lora-match-"
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """A method with settings; ``match`` is the mixture whose trainable parameters a LoRA control is to come near."""
+    """A method with settings.
+
+    ``match`` is the mixture whose trainable parameters a LoRA control is to come near, ``allocation`` says how experts
+    per module are found where the method wants that, and ``placement`` from which entry of ``placements`` it comes:
+    ``variant``, ``strategy`` and ``budget``.
+    """
 
     name: str
     method: str
@@ -21,6 +27,8 @@ class Variant:
     settings: Mapping[str, Any]
     abilities: Any
     match: "Variant | None" = None
+    allocation: Mapping[str, Any] | None = None
+    placement: Mapping[str, "str | None"] | None = None
 
     @property
     def allocated(self) -> bool:
@@ -70,8 +78,10 @@ def load_variants(config_dir: ConfigDir) -> tuple[dict[str, Variant], list[dict]
 def choose_variants(suite: Mapping[str, Any], config_dir: ConfigDir, source: str) -> list[Variant]:
     """Return the variants of a suite in table order: named, enrolled, then each mixture's matched LoRA after it.
 
+    A variant with ``placements`` is replaced by its placements.
+
     Raises:
-        ConfigError: the suite names a variant that no method file defines.
+        ConfigError: the suite names a variant that no method file defines, or an allocation cannot be meant.
     """
     known, documents = load_variants(config_dir)
 
@@ -81,22 +91,25 @@ def choose_variants(suite: Mapping[str, Any], config_dir: ConfigDir, source: str
         return known[name]
 
     chosen = {name: find(name, "variants") for name in suite["variants"]}
-    matched = {name: find(name, "match") for name in suite["match"]}
-    for name in matched:
-        if name not in chosen:
-            raise ConfigError(f"{source}: 'match' names '{name}', which is not among 'variants'; add it there")
+    matched = set(suite["match"])
     for document in documents:
         if suite["name"] in document["enrol"]:
             for name in document["default_variants"]:
                 if name not in chosen:
                     chosen[name] = known[name]
                     if matched and known[name].abilities.mixture:  # where mixtures have controls, all have
-                        matched[name] = known[name]
+                        matched.add(name)
+    placed = place_variants(suite, chosen, config_dir.schema("suite"), source)
+    there = {*placed, *(child.name for children in placed.values() for child in children)}
+    for name in suite["match"]:
+        if name not in there and find(name, "match"):
+            raise ConfigError(f"{source}: 'match' names '{name}', which is not among 'variants'; add it there")
     ordered = []
-    for name, variant in chosen.items():
-        ordered.append(variant)
-        if name in matched:
-            ordered.append(matched_lora(variant))
+    for name, children in placed.items():
+        for variant in children:
+            ordered.append(variant)
+            if matched & {name, variant.name}:
+                ordered.append(matched_lora(variant))
     return ordered
 
 

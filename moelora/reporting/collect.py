@@ -102,7 +102,9 @@ def collect_records(paths: Iterable[str | Path]) -> pd.DataFrame:
 
 def write_records(frame: pd.DataFrame, path: str | Path) -> None:
     """Write the rows as Parquet whose bytes depend on the rows alone."""
-    table = pa.Table.from_pandas(frame, schema=SCHEMA, preserve_index=False).replace_schema_metadata(None)
+    # Where no record has items, pandas takes their columns for numbers, which Arrow does not read as lists.
+    lists = {field.name: object for field in SCHEMA if pa.types.is_list(field.type)}
+    table = pa.Table.from_pandas(frame.astype(lists), schema=SCHEMA, preserve_index=False).replace_schema_metadata(None)
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", use_dictionary=True)
     atomic_write_bytes(Path(path), buffer.getvalue())

@@ -12,15 +12,30 @@ import pandas as pd
 from moelora.errors import OutputError, RecordError
 from moelora.files import atomic_write_text, read_json
 from moelora.methods._proven import REMEDY, read_proven, trouble
-from moelora.reporting import cells, figures, provenance, render, routing_tables, tables, words
+from moelora.records.speed import read_speed
+from moelora.reporting import (
+    allocation_tables,
+    cells,
+    figures,
+    provenance,
+    render,
+    routing_tables,
+    search,
+    significance,
+    speed,
+    tables,
+    words,
+)
 from moelora.reporting.collect import read_records
-from moelora.reporting.page import Content, page
+from moelora.reporting.figures.speed import draw_sweep
+from moelora.reporting.page import Comparison, Content, page
+from moelora.reporting.placed import placed
 from moelora.reporting.runs import Suite
 from moelora.reporting.summary import summarise
 
 
 def run(args: argparse.Namespace) -> None:
-    """Carry out `moelora report --records FILE --costs FILE... --out DIR [--title T] [--suite FILE]`."""
+    """Carry out `moelora report`: records, costs, records of the bench, stability, suite, title in; a folder out."""
     document = read_json(args.suite, "suite") if getattr(args, "suite", None) else {}
     stale = getattr(args, "fingerprints", None)
     write_report(
@@ -29,7 +44,10 @@ def run(args: argparse.Namespace) -> None:
         Path(args.out),
         document=document,
         title=getattr(args, "title", None),
+        searched=search.read_search(args.search) if getattr(args, "search", None) else None,
         fingerprints=read_json(stale, "fingerprints") if stale else document.get("fingerprints") or {},
+        speeds=[read_speed(path) for path in getattr(args, "speed", None) or []],
+        stabilities=[read_stability(path) for path in sorted(map(Path, getattr(args, "stability", None) or []))],
     )
 
 
@@ -45,6 +63,21 @@ def read_costs(path: str | Path) -> dict[str, Any]:
     return document
 
 
+def read_stability(path: str | Path) -> dict[str, Any]:
+    """Return how sensitivities agree between samples.
+
+    Raises:
+        RecordError: The file is missing, truncated or of another kind.
+    """
+    document = read_json(path, "stability")
+    if not isinstance(document, dict) or not {"model", "task", "score", "votes", "rows"} <= document.keys():
+        raise RecordError(
+            f"{path} is no comparison of samples: expected the keys model, task, score, votes and rows; run moelora "
+            "sensitivity --stability"
+        )
+    return document
+
+
 def write_report(
     frame: pd.DataFrame,
     costs: Sequence[Mapping[str, Any]],
@@ -52,6 +85,9 @@ def write_report(
     document: Mapping[str, Any] | None = None,
     title: str | None = None,
     fingerprints: Mapping[str, str] | None = None,
+    speeds: Sequence[Mapping[str, Any]] = (),
+    stabilities: Sequence[Mapping[str, Any]] = (),
+    searched: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `index.html`, `tables/` and `figures/` under `out`.
 
@@ -62,6 +98,9 @@ def write_report(
         document: The expanded suite file: titles and order.
         title: Heading of the page; by default the suite's.
         fingerprints: Fingerprints of the source as it is now, by plan hash, variant or method.
+        speeds: Records of the bench, in the order in which they are shown.
+        stabilities: How sensitivities agree between samples, one a model and task.
+        searched: The finished search of the suite, if it has one.
 
     Raises:
         OutputError: The folder can't be written.
@@ -74,12 +113,19 @@ def write_report(
     effects = cells.interference(panels)
     unproven = unproven_methods(suite)
     headlines = [tables.headline(p, unproven) for p in panels]
+    allocations = placed(suite)
     others = {
         t.name: t
         for t in (
+            significance.significance_table(significance.contrasts(panels)),
+            significance.ranks_table(panels),
             tables.interference_table(suite, effects),
             routing_tables.routing_table(suite, panels),
             routing_tables.routers_table(suite, panels),
+            allocation_tables.allocations_table(suite, allocations),
+            allocation_tables.experts_table(suite, allocations),
+            allocation_tables.sensitivity_table(suite, allocations),
+            allocation_tables.stability_table(suite, stabilities),
             tables.costs_table(suite, costs),
             tables.parameters_table(suite, panels),
             tables.all_metrics(suite, panels),
@@ -88,14 +134,28 @@ def write_report(
             provenance.runs_table(suite),
         )
     }
-    drawn = figures.draw_all(suite, panels, effects, costs)
+    drawn = figures.draw_all(suite, panels, effects, costs, stabilities)
+    compared = [
+        Comparison(
+            one["name"], speed.conditions(one), speed.speed_tables(one), draw_sweep(one) if one["axis"] else None
+        )
+        for one in speeds
+    ]
+    drawn += [one.figure for one in compared if one.figure]
+    others |= {table.name: table for one in compared for table in one.tables}
+    findings = summarise(suite, panels, effects, costs)
+    if searched is not None:
+        others["search"] = search.search_table(searched)
+        drawn += figures.draw_search(searched)
+        findings.insert(-1, search.search_finding(suite, panels, searched))
     content = Content(
         suite=suite,
         title=title or suite.title,
-        findings=summarise(suite, panels, effects, costs),
+        findings=findings,
         headlines=headlines,
         tables=others,
         figures=drawn,
+        compared=compared,
         warnings=[*warnings(suite), *unproven_warnings(unproven)],
     )
     atomic_write_text(out / "tables" / "headline.md", render.markdown(headlines))

@@ -14,21 +14,41 @@ from moelora.reporting.figures import Figure
 from moelora.reporting.render import SYNTHETIC
 from moelora.reporting.runs import Suite
 from moelora.reporting.summary import Finding
-from moelora.reporting.tables import LEGEND, Table
+from moelora.reporting.table import Table
+from moelora.reporting.tables import LEGEND
 
 _FAMILIES = {
     "pareto": "Score against cost",
+    "placements": "Where to put a budget of experts",
     "tasks": "Scores by task",
     "routing": "Does the router tell the tasks apart?",
     "routers": "Does the router decide, and are all experts used?",
     "experts": "Do the experts differ, and do seeds agree?",
     "load": "Expert load",
     "allocation": "Where the experts went",
+    "stability": "Do small samples agree on what is sensitive?",
     "curves": "Training curves",
 }
 
-_FOLDED = frozenset({"routers", "experts", "load", "curves"})
+_FOLDED = frozenset({"routers", "experts", "load", "allocation", "curves"})
 """Families of which the page opens the first figure only: there are many, and they are looked up."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A record of the bench as the page shows it.
+
+    Attributes:
+        name: Of the record.
+        conditions: Where and when it was measured.
+        tables: One a comparison.
+        figure: That of a sweep.
+    """
+
+    name: str
+    conditions: str
+    tables: Sequence[Table]
+    figure: Figure | None
 
 
 @dataclass(frozen=True)
@@ -42,6 +62,7 @@ class Content:
         headlines: One table a panel.
         tables: The other tables by name.
         figures: All figures.
+        compared: Records of the bench.
         warnings: What a reader must know about the records themselves.
     """
 
@@ -51,6 +72,7 @@ class Content:
     headlines: Sequence[Table]
     tables: Mapping[str, Table]
     figures: Sequence[Figure]
+    compared: Sequence[Comparison] = ()
     warnings: Sequence[str] = ()
 
 
@@ -69,6 +91,7 @@ def page(content: Content) -> str:
         families=[f for f in families if f[2]],
         folded=_FOLDED,
         interference_figures=[f for f in content.figures if f.family == "interference"],
+        search_figures=[f for f in content.figures if f.family == "search"],
         environments=provenance.environments(content.suite),
         facts=_facts(content.suite),
         legend=LEGEND,

@@ -8,12 +8,11 @@ from typing import Any
 
 from moelora.reporting import words
 from moelora.reporting.runs import Suite
-from moelora.reporting.tables import Entry, Row, Table, points
+from moelora.reporting.table import Entry, Row, Table, number
 
 _SOFTWARE = ("moelora", "commit", "dirty", "python", "torch", "transformers", "peft", "accelerate")
 _MACHINE = ("platform", "processor", "device", "threads")
 _LABELS = {"dirty": "uncommitted changes", "moelora": "moelora"}
-_NUMBER = frozenset({"number"})
 
 
 def environments(suite: Suite) -> list[tuple[str, str]]:
@@ -49,11 +48,11 @@ def runs_table(suite: Suite) -> Table:
                 Entry(r.model),
                 Entry(r.task),
                 Entry(words.regime_label(r.regime)),
-                Entry(str(r.seed), marks=_NUMBER),
+                number(str(r.seed)),
                 Entry(words.status_label(r.status), marks=frozenset() if r.finished else frozenset({"lost"})),
-                Entry(", ".join(points(r.scores[t].value) for t in suite.tasks(r.scores)), marks=_NUMBER),
-                Entry(_rate(r.record), marks=_NUMBER),
-                Entry(words.seconds((r.record.get("training") or {}).get("seconds")), marks=_NUMBER),
+                number(", ".join(words.points(r.scores[t].value) for t in suite.tasks(r.scores))),
+                number(_rate(r.record)),
+                number(words.seconds((r.record.get("training") or {}).get("seconds"))),
                 Entry(str(r.record["plan_hash"])),
                 Entry(str(r.record["fingerprint"])[:16]),
             ]
@@ -84,7 +83,7 @@ def stale(suite: Suite, current: Mapping[str, str]) -> Table:
                         Entry(run.model),
                         Entry(run.task),
                         Entry(words.regime_label(run.regime)),
-                        Entry(str(run.seed), marks=_NUMBER),
+                        number(str(run.seed)),
                         Entry(str(run.record["fingerprint"])[:16]),
                         Entry(now[:16]),
                     ]

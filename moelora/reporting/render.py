@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 
 from moelora.reporting.cells import Panel
-from moelora.reporting.tables import Entry, Row, Table
+from moelora.reporting.table import Entry, Row, Table
 
 SYNTHETIC = "Synthetic tasks, made by a generator to show mechanism; they do not rank methods."
 
@@ -170,4 +170,5 @@ _TEX = {
 
 
 def _tex(text: str) -> str:
-    return "".join(_TEX.get(character, character) for character in text)
+    # Two hyphens are a dash in TeX, and an option in a command line.
+    return "-{}-".join("".join(_TEX.get(character, character) for character in part) for part in text.split("--"))

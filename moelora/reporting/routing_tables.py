@@ -10,7 +10,7 @@ from moelora.reporting import words
 from moelora.reporting.cells import Panel
 from moelora.reporting.diagnostics import Router, blocks, dead_words, routers
 from moelora.reporting.runs import Run, Suite
-from moelora.reporting.tables import Entry, Row, Table
+from moelora.reporting.table import Entry, Row, Table, number
 
 _MEASURES = {
     "entropy": "Entropy",
@@ -33,11 +33,11 @@ def routing_table(suite: Suite, panels: Sequence[Panel]) -> Table:
         dead, placed = sum(sum(r.dead) for r in found), sum(r.experts * len(r.dead) for r in found)
         entries = [
             *_place(suite, panel, regime, variant),
-            _number(str(len(found))),
-            _number(str(len(runs))),
-            _number(f"{dead:,} of {placed:,}"),
+            number(str(len(found))),
+            number(str(len(runs))),
+            number(f"{dead:,} of {placed:,}"),
             *_measures(found),
-            _number(str(_pairs(runs))),
+            number(str(_pairs(runs))),
         ]
         body.append(Row(entries))
     columns = ["Routers", "Runs", "Dead experts", *_MEASURES.values(), "Seed pairs"]
@@ -52,9 +52,9 @@ def routers_table(suite: Suite, panels: Sequence[Panel]) -> Table:
             entries = [
                 *_place(suite, panel, regime, variant),
                 Entry(router.module),
-                _number(str(router.layer)),
-                _number(str(router.experts)),
-                _number(f"{np.mean(router.dead):.2f}"),
+                number(str(router.layer)),
+                number(str(router.experts)),
+                number(f"{np.mean(router.dead):.2f}"),
                 *_measures([router]),
             ]
             body.append(Row(entries))
@@ -95,7 +95,7 @@ def _measures(found: Sequence[Router]) -> list[Entry]:
             entries.append(Entry("–", marks=frozenset({"absent"}), title="Not defined, or not recorded."))
             continue
         value = max(values) if name == "closest" else float(np.mean(values))
-        entries.append(_number(f"{100 * value:.1f}" if name in ("matched", "chance") else _signed(value)))
+        entries.append(number(f"{100 * value:.1f}" if name in ("matched", "chance") else _signed(value)))
     return entries
 
 
@@ -107,7 +107,3 @@ def _signed(value: float) -> str:
 
 def _pairs(runs: Iterable[Run]) -> int:
     return sum(len({row["seed"] for row in run.agreement}) for run in runs)
-
-
-def _number(text: str) -> Entry:
-    return Entry(text, marks=frozenset({"number"}))

@@ -197,6 +197,11 @@ class Suite:
             if isinstance(t, dict)
         }
 
+    def placement(self, variant: str) -> Mapping[str, str | None] | None:
+        """Return from which of a suite's placements a variant comes: `variant`, `strategy` and `budget`; or None."""
+        expanded = (self.document.get("expanded") or {}).get("variants") or []
+        return next((v.get("placement") for v in expanded if v["name"] == variant), None)
+
     def label(self, variant: str) -> str:
         """Return the variant's name in a table; a matched LoRA is named for its mixture and its rank."""
         return self._labels[variant]
@@ -227,7 +232,8 @@ class Suite:
         return self._matches.get(variant) or (variant.removeprefix(prefix) if variant.startswith(prefix) else None)
 
     def _variant_order(self) -> list[str]:
-        declared = [str(v) for v in self.document.get("variants") or []]
+        expanded = [v["name"] for v in (self.document.get("expanded") or {}).get("variants") or []]
+        declared = [str(v) for v in expanded or self.document.get("variants") or []]
         present = {r.variant for r in self.runs}
         rest = sorted(present - set(declared))
         first = [v for v in ("majority", "base") if v in present or v in declared]

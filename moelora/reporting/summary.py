@@ -11,7 +11,6 @@ from moelora.reporting import words
 from moelora.reporting.cells import AVERAGE, Interference, Panel, difference
 from moelora.reporting.diagnostics import blocks, routers
 from moelora.reporting.runs import Suite
-from moelora.reporting.tables import points, signed
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def _winner(panel: Panel, regime: str) -> list[str]:
         return [f"{where}: no variant can be told from a constant answer.{after}"]
     top = max(cells, key=lambda v: (cells[v].estimate.mean, v))
     e = cells[top].estimate
-    start = f"{where}: {label(top)}, {points(e.mean)} [{points(e.low)}, {points(e.high)}]"
+    start = f"{where}: {label(top)}, {words.points(e.mean)} [{words.points(e.low)}, {words.points(e.high)}]"
     same = [v for v in cells if v != top and cells[v].best]
     if cells[top].within_chance:
         return [f"{start}, which is within chance.{after}"]
@@ -120,8 +119,8 @@ def _matched(panel: Panel) -> list[str]:
             d = difference(mine, control)
             verdict = "higher" if d.low > 0 else "lower" if d.high < 0 else "not distinguishable"
             lines.append(
-                f"{panel.suite.label(mixture)} ({where}): {signed(d.mean)} points "
-                f"[{signed(d.low)}, {signed(d.high)}], {verdict}."
+                f"{panel.suite.label(mixture)} ({where}): {words.signed(d.mean)} points "
+                f"[{words.signed(d.low)}, {words.signed(d.high)}], {verdict}."
             )
         if chance:
             lines.append(f"{words.listing(chance)} ({where}): within chance, as is the control.")
@@ -141,7 +140,7 @@ def _interference(suite: Suite, effects: Sequence[Interference]) -> tuple[str, .
         e = min(worse, key=lambda e: (e.difference.mean, e.variant))
         sentences.append(
             f"The largest loss is {suite.label(e.variant)} on {suite.task_title(e.task)}: "
-            f"{signed(e.difference.mean)} points."
+            f"{words.signed(e.difference.mean)} points."
         )
     return tuple(sentences)
 
@@ -163,8 +162,8 @@ def _routing(suite: Suite, panels: Sequence[Panel]) -> tuple[str, ...]:
         sentences.append(f"{title}: {said}.")
     if matched:
         sentences.append(
-            f"Two seeds send {points(sum(matched) / len(matched), 0)} % of the tokens alike once their experts are "
-            f"matched; by chance it would be {points(sum(chance) / len(chance), 0)} %."
+            f"Two seeds send {words.points(sum(matched) / len(matched), 0)} % of the tokens alike once their experts "
+            f"are matched; by chance it would be {words.points(sum(chance) / len(chance), 0)} %."
         )
     return tuple(sentences)
 
@@ -210,10 +209,12 @@ def _limits(suite: Suite, panels: Sequence[Panel]) -> tuple[str, ...]:
     if cells and single < len(cells):
         width = sorted((c.estimate.high - c.estimate.low) / 2 for c in cells if c.estimate.n_seeds > 1)
         sentences.append(
-            f"With several seeds half an interval is {points(width[len(width) // 2])} points wide in the middle of "
-            "the table; much smaller differences could not have been found."
+            f"With several seeds half an interval is {words.points(width[len(width) // 2])} points wide in the middle "
+            "of the table; much smaller differences could not have been found."
         )
-    sentences.append("Comparisons are not corrected for their number.")
+    sentences.append(
+        "Bold and the sentences above are not corrected for the number of comparisons; the table of tests is."
+    )
     if any(r.status != "finished" for r in suite.runs):
         sentences.append("Runs without a score are listed with their reasons.")
     return tuple(sentences)

@@ -1,14 +1,14 @@
-"""The tables of a suite, as data. `render` turns them into Markdown, CSV and LaTeX, the page into HTML."""
+"""The tables of a suite, as data: which rows, which columns, what stands in a cell."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from moelora.reporting import words
 from moelora.reporting.cells import AVERAGE, Cell, Interference, Panel
 from moelora.reporting.runs import Suite
+from moelora.reporting.table import Entry, Row, Table, number, plain
 
 LEGEND = (
     "Scores × 100: mean over seeds, in brackets the 95 % interval over seeds and items. "
@@ -20,53 +20,6 @@ LEGEND = (
 
 UNPROVEN = "‡"
 """Mark of a variant whose method has not passed the battery with its code as it is."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One cell of a printed table.
-
-    Attributes:
-        text: What stands there.
-        detail: What stands beneath it, smaller: an interval, a note.
-        marks: Any of `best`, `single` (one seed), `chance`, `lost` (no score, a reason), `absent`, `number`.
-        title: A sentence for those who ask.
-    """
-
-    text: str
-    detail: str = ""
-    marks: frozenset[str] = frozenset()
-    title: str = ""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row: its heading is the first entry; `kind` is `reference`, `matched` or empty."""
-
-    entries: Sequence[Entry]
-    kind: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A printed table with two levels of column headings.
-
-    Attributes:
-        title: Its heading.
-        groups: Column groups as (label, number of columns); they cover all columns.
-        columns: Column headings as (label, what beneath it).
-        rows: Its rows.
-        note: What stands under it.
-        synthetic: Whether its scores come from generated tasks.
-    """
-
-    title: str
-    groups: Sequence[tuple[str, int]]
-    columns: Sequence[tuple[str, str]]
-    rows: Sequence[Row]
-    note: str = ""
-    synthetic: bool = False
-    name: str = field(default="", compare=False)
 
 
 def headline(panel: Panel, unproven: Mapping[str, str] | None = None) -> Table:
@@ -126,12 +79,12 @@ def score_entry(cell: Cell) -> Entry:
     marks |= {"single"} if e.n_seeds == 1 and not _fixed(cell) else set()
     # Not on the constant answer itself: it is what the mark speaks of.
     marks |= {"chance"} if cell.within_chance and not _fixed(cell) else set()
-    text = points(e.mean)
-    detail = f"[{points(e.low)}, {points(e.high)}]"
+    low, high = words.points(e.low), words.points(e.high)
+    detail = f"[{low}, {high}]"
     if cell.lost:
         detail += f" {len(cell.lost)} of {len(cell.lost) + len(cell.runs)} {_lost_words(cell)}"
     seeds = words.plural(e.n_seeds, "seed")
-    return Entry(text, detail, frozenset(marks), f"{seeds}; 95 % interval {points(e.low)} to {points(e.high)}")
+    return Entry(words.points(e.mean), detail, frozenset(marks), f"{seeds}; 95 % interval {low} to {high}")
 
 
 def all_metrics(suite: Suite, found: Iterable[Panel]) -> Table:
@@ -154,13 +107,13 @@ def all_metrics(suite: Suite, found: Iterable[Panel]) -> Table:
                                 Entry(words.regime_label(column.regime)),
                                 Entry(suite.task_title(column.task)),
                                 Entry(words.metric_label(metric)),
-                                Entry(points(sum(values) / len(values), 2), marks=frozenset({"number"})),
-                                Entry(" ".join(points(v, 2) for v in values), marks=frozenset({"number"})),
+                                Entry(words.points(sum(values) / len(values), 2), marks=frozenset({"number"})),
+                                Entry(" ".join(words.points(v, 2) for v in values), marks=frozenset({"number"})),
                             ]
                         )
                     )
     columns = ["Variant", "Model", "Trained on", "Settings", "Task", "Metric", "Mean", "Each seed"]
-    return _plain("metrics", "Every metric", columns, body, "Scores × 100, in the order of the seeds.")
+    return plain("metrics", "Every metric", columns, body, "Scores × 100, in the order of the seeds.")
 
 
 def parameters_table(suite: Suite, found: Iterable[Panel]) -> Table:
@@ -182,8 +135,8 @@ def parameters_table(suite: Suite, found: Iterable[Panel]) -> Table:
                         Entry(suite.label(variant)),
                         Entry(panel.model),
                         Entry(panel.mixture or "single task"),
-                        *(_number(words.count(counts.get(k))) for k in ("trainable", "active", "total")),
-                        *(_number(words.count(parts.get(k)) if parts.get(k) else "0") for k in words.PARTS),
+                        *(number(words.count(counts.get(k))) for k in ("trainable", "active", "total")),
+                        *(number(words.count(parts.get(k)) if parts.get(k) else "0") for k in words.PARTS),
                         Entry(said),
                     ],
                     _kind(panel, variant),
@@ -198,7 +151,7 @@ def parameters_table(suite: Suite, found: Iterable[Panel]) -> Table:
         "Total",
         *map(str.capitalize, words.PARTS.values()),
     ]
-    return _plain("parameters", "Parameters by part", [*columns, "Matched to"], body, "Active: used for one token.")
+    return plain("parameters", "Parameters by part", [*columns, "Matched to"], body, "Active: used for one token.")
 
 
 def interference_table(suite: Suite, found: Sequence[Interference]) -> Table:
@@ -215,14 +168,14 @@ def interference_table(suite: Suite, found: Sequence[Interference]) -> Table:
                     Entry(item.mixture),
                     Entry(words.regime_label(item.regime)),
                     Entry(suite.task_title(item.task)),
-                    Entry(signed(d.mean), f"[{signed(d.low)}, {signed(d.high)}]", frozenset(marks)),
-                    _number(str(d.n_seeds)),
+                    Entry(words.signed(d.mean), f"[{words.signed(d.low)}, {words.signed(d.high)}]", frozenset(marks)),
+                    number(str(d.n_seeds)),
                 ]
             )
         )
     note = "Points; bold: the 95 % interval leaves out zero; italic with †: one shared seed, items only."
     columns = ["Variant", "Model", "Mixture", "Settings", "Task", "Multi-task minus single-task", "Seeds"]
-    return _plain("interference", "Interference between tasks", columns, body, note)
+    return plain("interference", "Interference between tasks", columns, body, note)
 
 
 def costs_table(suite: Suite, costs: Sequence[Mapping[str, Any]]) -> Table:
@@ -245,8 +198,8 @@ def costs_table(suite: Suite, costs: Sequence[Mapping[str, Any]]) -> Table:
                 for r in suite.runs
                 if r.variant == variant and r.model == document["model"] and r.record.get("training")
             ]
-            adapter = _number(words.size(adapters[-1]) if adapters else "–")
-            total = _number(words.seconds(sum(trained)) if trained else "–")
+            adapter = number(words.size(adapters[-1]) if adapters else "–")
+            total = number(words.seconds(sum(trained)) if trained else "–")
             if c.get("status", "finished") != "finished":
                 gone = Entry(words.status_label(c["status"]), marks=frozenset({"lost"}), title=c.get("reason") or "")
                 body.append(Row([label, Entry(document["model"]), gone, *[Entry("–")] * 4, adapter, total]))
@@ -257,15 +210,15 @@ def costs_table(suite: Suite, costs: Sequence[Mapping[str, Any]]) -> Table:
                     [
                         label,
                         Entry(document["model"]),
-                        _number(words.seconds(c["step_seconds"])),
+                        number(words.seconds(c["step_seconds"])),
                         Entry(
                             f"{c['ratio']:.2f}×",
                             f"[{spread[0]:.2f}, {spread[1]:.2f}]" if spread else "",
                             frozenset({"number"}),
                         ),
-                        _number(f"{c['tokens_per_second']:,.0f}"),
-                        _number(words.size(c.get("peak_memory_bytes"))),
-                        _number(words.size(c.get("saved_bytes"))),
+                        number(f"{c['tokens_per_second']:,.0f}"),
+                        number(words.size(c.get("peak_memory_bytes"))),
+                        number(words.size(c.get("saved_bytes"))),
                         adapter,
                         total,
                     ]
@@ -278,7 +231,7 @@ def costs_table(suite: Suite, costs: Sequence[Mapping[str, Any]]) -> Table:
         "and tasks added up."
     )
     columns = ["Variant", "Model", "Step", "Against the reference", "Tokens/s", "Peak memory"]
-    return _plain("costs", "Costs", [*columns, "Saved for backward", "Adapter", "Training, all runs"], body, note)
+    return plain("costs", "Costs", [*columns, "Saved for backward", "Adapter", "Training, all runs"], body, note)
 
 
 def failures_table(suite: Suite) -> Table:
@@ -290,7 +243,7 @@ def failures_table(suite: Suite) -> Table:
                 Entry(r.model),
                 Entry(r.task),
                 Entry(words.regime_label(r.regime)),
-                _number(str(r.seed)),
+                number(str(r.seed)),
                 Entry(words.status_label(r.status), marks=frozenset({"lost"})),
                 Entry(r.reason or "no reason was recorded"),
             ]
@@ -299,27 +252,7 @@ def failures_table(suite: Suite) -> Table:
         if r.status != "finished"
     ]
     columns = ["Variant", "Model", "Task", "Settings", "Seed", "Status", "Reason"]
-    return _plain("failures", "Runs without a score", columns, body, "")
-
-
-def points(value: float, digits: int = 1) -> str:
-    """Return a score × 100; a minus sign is a minus sign."""
-    text = f"{100 * value:.{digits}f}"
-    return "0." + "0" * digits if float(text) == 0 else text.replace("-", "−")
-
-
-def signed(value: float) -> str:
-    """Return a difference × 100 with its sign."""
-    text = points(value)
-    return text if text[0] == "−" or text == "0.0" else f"+{text}"
-
-
-def _number(text: str) -> Entry:
-    return Entry(text, marks=frozenset({"number"}))
-
-
-def _plain(name: str, title: str, columns: Sequence[str], rows: Sequence[Row], note: str) -> Table:
-    return Table(title, [("", len(columns))], [(c, "") for c in columns], rows, note, name=name)
+    return plain("failures", "Runs without a score", columns, body, "")
 
 
 def _parameters(panel: Panel, variant: str) -> Entry:

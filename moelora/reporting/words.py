@@ -146,3 +146,15 @@ def listing(words: list[str]) -> str:
 def plural(number: int, noun: str, many: str | None = None) -> str:
     """Return `1 run` or `2 runs`."""
     return f"{number} {noun if number == 1 else many or noun + 's'}"
+
+
+def points(value: float, digits: int = 1) -> str:
+    """Return a score × 100; a minus sign is a minus sign."""
+    text = f"{100 * value:.{digits}f}"
+    return "0." + "0" * digits if float(text) == 0 else text.replace("-", "−")
+
+
+def signed(value: float) -> str:
+    """Return a difference × 100 with its sign."""
+    text = points(value)
+    return text if text[0] == "−" or text == "0.0" else f"+{text}"

@@ -52,10 +52,30 @@ class SeedSpread:
     Attributes:
         variance: Variance of one seed's score.
         degrees: Degrees of freedom this knowledge is worth.
+        pooled: Degrees of freedom that it was pooled from, for `without`; None where it comes from elsewhere.
     """
 
     variance: float
     degrees: float
+    pooled: float | None = None
+
+    def without(self, groups: Iterable[Sequence[float]]) -> SeedSpread | None:
+        """Return what is left when some of the pooled variants are taken out; None where nothing is.
+
+        A test of two variants may not let them speak twice: once by their difference, once as prior knowledge.
+
+        Args:
+            groups: For each variant to be taken out the scores of its seeds.
+        """
+        if self.pooled is None:
+            return self
+        squares, degrees = self.variance * self.pooled, self.pooled
+        for values in groups:
+            squares -= float(np.var(values, ddof=1)) * (len(values) - 1) if len(values) > 1 else 0.0
+            degrees -= max(len(values) - 1, 0)
+        if degrees < 0.5:
+            return None
+        return SeedSpread(max(squares, 0.0) / degrees, min(degrees, PRIOR_DEGREES), degrees)
 
 
 PRIOR_DEGREES = 4.0
@@ -77,7 +97,7 @@ def pooled_spread(groups: Iterable[Sequence[float]]) -> SeedSpread | None:
         if len(values) > 1:
             squares += float(np.var(values, ddof=1)) * (len(values) - 1)
             degrees += len(values) - 1
-    return SeedSpread(squares / degrees, min(float(degrees), PRIOR_DEGREES)) if degrees else None
+    return SeedSpread(squares / degrees, min(float(degrees), PRIOR_DEGREES), float(degrees)) if degrees else None
 
 
 @lru_cache(maxsize=16)

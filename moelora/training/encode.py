@@ -67,6 +67,22 @@ def encode(task: Task, examples: Any, tokenizer: Any, max_length: int) -> list[E
     return encode_texts(task, examples, tokenizer, max_length)
 
 
+_KEPT_TASKS = 16
+_kept: dict[tuple, tuple[Any, list[Encoded]]] = {}
+
+
+def encode_training(task: Task, limit: "int | None", tokenizer: Any, max_length: int) -> list[Encoded]:
+    """Tokenise a task's first training examples, all without a limit; the seeds of one job share what comes out."""
+    key = (task.name, limit, tokenizer.name_or_path, max_length)
+    examples, encoded = _kept.pop(key, (None, []))
+    if examples is not task.train:  # a split cut from train has the task's name too
+        encoded = encode(task, task.train[:limit], tokenizer, max_length)
+    _kept[key] = (task.train, encoded)
+    if len(_kept) > _KEPT_TASKS:
+        _kept.pop(next(iter(_kept)))
+    return encoded
+
+
 def collate(
     batch: list[Encoded], pad_id: int, kind: str, device: "torch.device | str" = "cpu"
 ) -> dict[str, torch.Tensor]:

@@ -41,7 +41,7 @@ def train_run(run: Run) -> Any:
     from moelora.methods import get_method
     from moelora.seeds import derive_seed
     from moelora.training.attach import adapter_file, attach, load_adapter, save_adapter
-    from moelora.training.encode import encode
+    from moelora.training.encode import encode_training
     from moelora.training.loop import LoopResult, train_loop
     from moelora.training.order import all_steps
     from moelora.training.parent import load_parent, write_identity
@@ -77,8 +77,9 @@ def train_run(run: Run) -> Any:
     if further:
         examples = []
         for task in tasks:
-            limit = training.get("max_examples")
-            examples += encode(task, task.train[:limit], attached.base.tokenizer, training["max_length"])
+            examples += encode_training(
+                task, training.get("max_examples"), attached.base.tokenizer, training["max_length"]
+            )
         steps = all_steps(
             examples,
             training["batch_size"],

@@ -8,11 +8,13 @@ import argparse
 import copy
 import dataclasses
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from moelora.errors import ConfigError
 from moelora.files import atomic_write_json, read_json, sha256_file
+from moelora.methods import Hooks
 from moelora.progress import logger, start_logging
 from moelora.seeds import derive_seed
 from moelora.tasks import Task
@@ -47,13 +49,27 @@ def trial_plan(plan: dict[str, Any], tune: dict[str, Any], rate: float) -> dict[
     return trial
 
 
-def run_trial(plan: dict[str, Any], tasks: list[Task], base_dir: Any, data_dir: Any) -> dict[str, Any]:
-    """Train and score one trial; return rate, mean main metric over tasks, status and seconds."""
+Watch = Callable[[int, int, Callable[[], float]], None]
+
+
+def run_trial(
+    plan: dict[str, Any], tasks: list[Task], base_dir: Any, data_dir: Any, watch: "Watch | None" = None
+) -> dict[str, Any]:
+    """Train and score one trial; return rate, mean main metric over tasks, status, seconds and size.
+
+    Args:
+        plan: the trial's plan.
+        tasks: what to train and to score on.
+        base_dir: a base model that the suite built.
+        data_dir: built-in data.
+        watch: called after each step with the steps done, the total, and a function that scores the model as it is;
+            it may end the trial by raising.
+    """
     from moelora.evaluation.score import score_model
     from moelora.methods import get_method
     from moelora.training.attach import attach
     from moelora.training.device import make_accelerator
-    from moelora.training.encode import encode
+    from moelora.training.encode import encode_training
     from moelora.training.loop import train_loop
     from moelora.training.order import all_steps
     from moelora.training.run import balance_of
@@ -64,34 +80,50 @@ def run_trial(plan: dict[str, Any], tasks: list[Task], base_dir: Any, data_dir: 
     attached = attach(plan, tasks, base_dir, accelerator.device)
     examples = []
     for task in tasks:
-        examples += encode(task, task.train, attached.base.tokenizer, training["max_length"])
+        examples += encode_training(task, None, attached.base.tokenizer, training["max_length"])
     steps = all_steps(
         examples, training["batch_size"], plan["seed"], epochs=training.get("epochs"),
         max_steps=training.get("max_steps"), by_task=True,
     )  # fmt: skip
     seed_everything(derive_seed("training", plan["seed"]))
     method = get_method(plan["method"])
+    hooks = method.make_hooks(attached.settings)
     kinds = {task.name: task.kind for task in tasks}
+
+    def mean_score() -> float:
+        scores, _ = score_model(
+            attached.model, attached.base.tokenizer, tasks, plan, data_dir=data_dir, device=accelerator.device,
+            reads_input=True,
+        )  # fmt: skip
+        return sum(entry["metrics"][entry["main_metric"]] for entry in scores.values()) / len(scores)
+
+    if watch is not None:
+        hooks = watched(hooks, lambda done, total: watch(done, total, mean_score))
     result = train_loop(
         attached.model, steps, kinds, training, attached.base.tokenizer.pad_token_id, accelerator,
-        balance=balance_of(method), hooks=method.make_hooks(attached.settings),
+        balance=balance_of(method), hooks=hooks,
         label=f"rate {training['learning_rate']:g}",
     )  # fmt: skip
     metric = tasks[0].document["main_metric"]
     trial = {"learning_rate": training["learning_rate"], "metric": metric, "score": None, "status": result.status,
-             "seconds": result.seconds, "cpu_seconds": result.cpu_seconds, "loss_curve": result.loss_curve}  # fmt: skip
+             "reason": result.reason, "steps": result.steps, "seconds": result.seconds,
+             "cpu_seconds": result.cpu_seconds, "loss_curve": result.loss_curve, "device": accelerator.device.type,
+             "trainable_parameters": attached.parameters()["trainable"]}  # fmt: skip
     if result.status == "finished":
-        scores, _ = score_model(
-            attached.model,
-            attached.base.tokenizer,
-            tasks,
-            plan,
-            data_dir=data_dir,
-            device=accelerator.device,
-            reads_input=True,
-        )
-        trial["score"] = sum(entry["metrics"][entry["main_metric"]] for entry in scores.values()) / len(scores)
+        trial["score"] = mean_score()
     return trial
+
+
+def watched(hooks: Hooks, look: Callable[[int, int], None]) -> Hooks:
+    """Return the hooks of a method with a look at the model after each step."""
+
+    def after_step(model: Any, done: int, total: int) -> None:
+        if hooks.after_step is not None:
+            hooks.after_step(model, done, total)
+        look(done, total)
+        model.train()  # scoring leaves it in evaluation mode
+
+    return dataclasses.replace(hooks, after_step=after_step)
 
 
 def best_rate(scored: list[dict[str, Any]]) -> float:

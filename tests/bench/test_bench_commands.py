@@ -9,10 +9,13 @@ import pytest
 from fake_clock import FakeStopwatch
 
 from bench import __main__ as bench
-from bench import guard, plot, records, report
+from bench import guard, records, report
 from bench.contest import Timing, hold
 from bench.variants import VARIANTS, Settings
 from bench.workloads import PRESETS
+from moelora.errors import RecordError
+from moelora.records.speed import read_speed
+from moelora.reporting.figures import speed
 
 TINY = ["--preset", "tiny", "--workload", "block", "--variants", "base", "lora", "--rounds", "2", "--experts", "2"]
 
@@ -34,7 +37,7 @@ def test_run_leaves_a_record_that_validates_and_prints_its_table(tmp_path, capsy
     threads = bench.torch.get_num_threads()
     assert bench.main(["run", *TINY, "--mode", "training", "inference", "--out", str(tmp_path), "--name", "one"]) == 0
     bench.torch.set_num_threads(threads)
-    record = records.read(tmp_path / "one.json")
+    record = read_speed(tmp_path / "one.json")
     assert [(g["mode"], g["settings"]["dropout"]) for g in record["groups"]] == [
         ("training", 0.0), ("training", 0.05), ("inference", 0.0),
     ]  # fmt: skip
@@ -52,8 +55,8 @@ def test_a_sweep_becomes_a_figure_with_a_line_a_variant(axis, values, tmp_path, 
     words = [word for word in TINY if word not in ("--workload", "block")]
     command = ["sweep", axis, "--values", *map(str, values), *words, "--out", str(tmp_path), "--name", "s"]
     assert bench.main(command) == 0
-    record = records.read(tmp_path / "s.json")
-    lines = plot.lines_of(record)
+    record = read_speed(tmp_path / "s.json")
+    lines = speed.lines_of(record)
     assert set(lines) == {"frozen base", "LoRA (PEFT)", "LoRA"}
     assert all([place for place, *_ in points] == list(values) for points in lines.values())
     assert bench.main(["plot", str(tmp_path / "s.json"), "--out", str(tmp_path)]) == 0
@@ -68,7 +71,7 @@ def test_a_failure_of_ours_is_the_exit_status(tmp_path, monkeypatch, capsys):
     words = [*TINY, "--mode", "training", "--dropout", "0", "--out", str(tmp_path), "--name", "one"]
     assert bench.main(["run", *words]) == 1
     assert "lora failed" in capsys.readouterr().err
-    assert "failed: RuntimeError: broken" in report.markdown(records.read(tmp_path / "one.json"))
+    assert "failed: RuntimeError: broken" in report.markdown(read_speed(tmp_path / "one.json"))
 
 
 def test_running_needs_only_what_a_bare_gpu_machine_has(tmp_path):
@@ -82,7 +85,7 @@ def test_running_needs_only_what_a_bare_gpu_machine_has(tmp_path):
         text=True,
     )
     assert process.returncode == 0, process.stderr
-    assert len(records.read(tmp_path / "one.json")["groups"][0]["rows"]) == 3
+    assert len(read_speed(tmp_path / "one.json")["groups"][0]["rows"]) == 3
 
 
 def test_a_run_has_no_axis_to_draw(group, tmp_path, capsys):
@@ -132,7 +135,7 @@ def test_the_guard_compares_ratios_of_the_same_shape_only(group):
 def test_committed_ratios_are_those_of_published_records():
     expected = json.loads(guard.EXPECTED.read_text(encoding="utf-8"))
     published = {
-        pair for path in records.PUBLISHED.glob("*.json") for pair in guard.ratios_of(records.read(path)).items()
+        pair for path in records.PUBLISHED.glob("*.json") for pair in guard.ratios_of(read_speed(path)).items()
     }
     assert expected["ratios"] and set(expected["ratios"].items()) <= published
 
@@ -148,7 +151,7 @@ def test_a_table_shows_ours_beside_a_rival_as_the_median_of_round_ratios(group):
 def test_a_file_that_is_no_record_is_named(tmp_path):
     path = tmp_path / "x.json"
     path.write_text("{}")
-    with pytest.raises(records.RecordError, match=r"x\.json is not a record of the bench"):
-        records.read(path)
-    with pytest.raises(records.RecordError, match="make bench"):
+    with pytest.raises(RecordError, match=r"x\.json is not a record of the bench"):
+        read_speed(path)
+    with pytest.raises(RecordError, match="make bench"):
         records.newest(tmp_path / "empty")

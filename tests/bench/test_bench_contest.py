@@ -10,7 +10,8 @@ from fake_clock import FakeStopwatch
 from bench import contest, records, report, rivals, sensitivity
 from bench.variants import REFERENCE, VARIANTS, Settings, WithKernels, build
 from bench.workloads import PRESETS, Batch, build_base
-from moelora.errors import ConfigError
+from moelora.errors import ConfigError, RecordError
+from moelora.records.speed import validate_speed
 
 BLOCK, MODEL = PRESETS["tiny"]
 SETTINGS = Settings(experts=4, rank=4)
@@ -31,7 +32,7 @@ def test_with_a_clock_that_stands_still_every_ratio_is_exactly_one(mode):
     group = hold(MODEL, mode)
     assert all(row["ratio"] == 1 and row["ratio_quartiles"] == [1, 1] for row in group["rows"])
     assert [row["name"] for row in group["rows"]][0:2] != []
-    records.validate(record_of(group), "here")
+    validate_speed(record_of(group), "here")
 
 
 @pytest.mark.parametrize("workload", [BLOCK, MODEL], ids=lambda workload: workload.kind)
@@ -80,7 +81,7 @@ def test_a_missing_package_is_a_row_that_says_how_to_install_it(package, monkeyp
         assert rows[name]["status"] == "not installed"
         assert "pip install --no-deps -r bench/requirements.txt" in rows[name]["reason"]
     record = record_of(group)
-    records.validate(record, "here")
+    validate_speed(record, "here")
     assert rivals.INSTALL in report.markdown(record)
 
 
@@ -145,8 +146,8 @@ def test_both_sensitivities_agree_where_they_are_the_same_number():
 def test_the_reference_is_always_in_and_a_block_has_no_sensitivity():
     assert contest.names_of("training", BLOCK, ["base"]) == ["base", REFERENCE]
     assert contest.names_of("sensitivity", BLOCK) == []
-    with pytest.raises(records.RecordError, match="groups/0/mode"):
-        records.validate(record_of({**hold(chosen=["base"]), "mode": "guessing"}), "here")
+    with pytest.raises(RecordError, match="groups/0/mode"):
+        validate_speed(record_of({**hold(chosen=["base"]), "mode": "guessing"}), "here")
 
 
 def test_the_kernels_have_a_row_on_a_gpu_and_the_switch_is_theirs_alone(monkeypatch):

@@ -66,6 +66,17 @@ def test_norms_of_half_precision_are_float32():
     torch.testing.assert_close(norms, ops.squared_gradient_norm_reference(x.float(), g.float()))
 
 
+def test_taylor_equals_the_formed_gradient_times_the_weight():
+    torch.manual_seed(0)
+    x, g = torch.randn(3, 4, 6, dtype=torch.float64), torch.randn(3, 4, 5, dtype=torch.float64)
+    weight = torch.randn(5, 6, dtype=torch.float64)
+    before = weight.clone()
+    expected = torch.stack([(weight * torch.einsum("to,ti->oi", b, a)).abs().sum() for a, b in zip(x, g, strict=True)])
+    torch.testing.assert_close(ops.absolute_taylor(x, g, weight), expected, rtol=1e-12, atol=0)
+    assert torch.equal(weight, before)
+    assert ops.absolute_taylor(x.bfloat16(), g.bfloat16(), weight.bfloat16()).dtype == torch.float32
+
+
 def test_grams_are_preferred_where_they_take_fewer_multiplications():
     for tokens, inputs, outputs in ((2, 6, 5), (3, 6, 5), (100, 300, 10), (9, 300, 10), (10, 300, 10)):
         grams, direct = tokens * tokens * (inputs + outputs), tokens * inputs * outputs

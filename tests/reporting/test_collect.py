@@ -108,3 +108,12 @@ def test_a_table_of_another_version_is_refused(tmp_path):
     pd.DataFrame({"id": ["x"]}).to_parquet(path)
     with pytest.raises(RecordError, match="lacks the columns"):
         collect.read_records(path)
+
+
+def test_records_without_any_items_are_written(small, tmp_path):
+    record = json.loads(small[1].read_text())
+    published = tmp_path / "published.json"
+    published.write_text(json.dumps({**record, "items": None}))
+    frame = collect.collect_records([published])
+    collect.write_records(frame, tmp_path / "records.parquet")
+    assert collect.read_records(tmp_path / "records.parquet")["item_correct"].isna().all()

@@ -6,8 +6,9 @@ import subprocess
 import pytest
 import synthetic_records as made
 
-from moelora.reporting import cells, collect, render, tables
+from moelora.reporting import cells, collect, render, tables, words
 from moelora.reporting.runs import Suite
+from moelora.reporting.table import Entry, Row, Table, plain
 
 DOCUMENT = {"name": "s", "variants": ["majority", "base", "lora", "mixlora", "dora"], "match": ["mixlora"]}
 
@@ -92,7 +93,7 @@ def test_latex_uses_booktabs_and_escapes(panel):
 
 
 def test_markup_in_a_reason_does_not_break_the_tables():
-    table = tables.Table("t", [("", 1)], [("a", "")], [tables.Row([tables.Entry("50 % | a_b & {x} \\ <b>\n$")])])
+    table = Table("t", [("", 1)], [("a", "")], [Row([Entry("50 % | a_b & {x} \\ <b>\n$")])])
     assert "50 % \\| a_b" in render.markdown([table])
     assert r"50 \% | a\_b \& \{x\} \textbackslash{} $<$b$>$" in render.latex([table])
 
@@ -162,11 +163,14 @@ def test_interference_is_multi_task_minus_single_task(tiny_suite):
 
 
 def test_counts_and_durations_read_as_people_say_them():
-    from moelora.reporting import words
-
     assert [words.count(n) for n in (0, 812, 24_576, 165_600, 999_960, 3_100_000)] == [
         "0", "812", "24.6 k", "166 k", "1.0 M", "3.1 M",
     ]  # fmt: skip
     assert [words.seconds(s) for s in (0.0123, 12.34, 320, 7500)] == ["12.3 ms", "12.3 s", "5 min 20 s", "2 h 5 min"]
-    assert tables.points(-0.0004) == "0.0"
-    assert tables.signed(-0.0123) == "−1.2"
+    assert words.points(-0.0004) == "0.0"
+    assert words.signed(-0.0123) == "−1.2"
+
+
+def test_a_command_line_keeps_its_hyphens_in_latex():
+    table = plain("t", "T", ["c"], [Row([Entry("snakemake --cores all – 1_2")])], "")
+    assert r"snakemake -{}-cores all -- 1\_2" in render.latex([table])

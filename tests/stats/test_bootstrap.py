@@ -71,6 +71,15 @@ def test_other_variants_can_say_only_so_much():
     assert stats.pooled_spread([[0.0, 1.0]] * 30).degrees == 4
 
 
+def test_what_others_say_can_be_told_without_some():
+    spread = stats.pooled_spread([[1.0, 3.0], [10.0, 16.0], [5.0, 5.0, 5.0]])
+    left = spread.without([[10.0, 16.0]])
+    assert (left.variance, left.degrees) == (pytest.approx(2.0 / 3), 3)
+    assert left.without([[1.0, 3.0], [5.0, 5.0, 5.0]]) is None
+    elsewhere = stats.SeedSpread(2.0, 4.0)
+    assert elsewhere.without([[1.0, 3.0]]) is elsewhere
+
+
 def test_draws_from_an_interval_have_its_width():
     draws = stats.normal_draws(0.70, 0.80, key=3)
     assert np.quantile(draws, [0.025, 0.975]) == pytest.approx([-0.05, 0.05], abs=0.001)

@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-PARTS = ("Snakefile", "moelora", "workflow", "profiles", "docs", "tests/battery", "pyproject.toml")
+PARTS = (
+    "Snakefile",
+    "moelora",
+    "workflow",
+    "profiles",
+    "docs",
+    "tests/battery",
+    "results/published/bench",
+    "pyproject.toml",
+)
 
 
 class Checkout:

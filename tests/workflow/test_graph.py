@@ -51,7 +51,7 @@ def test_keys_may_be_overridden(checkout):
     jobs = checkout.dry_run("--configfile", GRID, "--config", "tasks=[mrpc]", "results=elsewhere")
     assert (jobs["train"], jobs["tune"]) == (22, 10)
     assert (checkout.path / "elsewhere/grid/minilm/mrpc/lora@tuned/seed2/plan.json").is_file()
-    assert not (checkout.path / "results").exists()
+    assert [path.name for path in (checkout.path / "results").iterdir()] == ["published"]
 
 
 def test_targets_stop_early(checkout):
@@ -78,6 +78,35 @@ def test_transfer_waits_for_the_job_that_trains_its_adapter(checkout):
     assert checkout.dry_run(*suite, "--", f"{manifests}sst2-to-mrpc.json") == {"train": 2}
     (inputs,) = re.findall(r"input: (.*)\n +output: \S+sst2-to-mrpc.json", output)
     assert f"{manifests}sst2.json" in inputs.split(", ")
+
+
+def test_placements_share_sensitivities_and_have_allocations_of_their_own(checkout):
+    suite = ("--configfile", "workflow/config/suites/expert-placement.yaml")
+    assert checkout.dry_run(*suite) == {
+        "all": 1,
+        "allocate_lora_smoe": 56,
+        "base": 2,
+        "collect": 1,
+        "data": 1,
+        "report": 1,
+        "sensitivity_tiny_decoder": 1,
+        "sensitivity_tiny_encoder": 1,
+        "stability_tiny_decoder": 1,
+        "stability_tiny_encoder": 1,
+        "train": 66,
+    }
+    allocation = "results/expert-placement/tiny-encoder/allocation/lora_smoe-greedy-two.json"
+    output = checkout.snakemake("-n", "-p", *suite, "--", allocation)
+    assert '"strategy": "greedy"' in output and '"budget": {"uniform": 2}' in output
+    jobs = checkout.dry_run(*suite, "--", "results/expert-placement/tiny-encoder/stability/tiny-sentiment.json")
+    assert jobs == {"base": 1, "data": 1, "stability_tiny_encoder": 1}
+
+
+def test_placements_on_a_real_encoder(checkout):
+    jobs = checkout.dry_run("--configfile", "workflow/config/suites/expert-placement-multitask.yaml")
+    assert {rule: jobs[rule] for rule in ("allocate_lora_smoe", "sensitivity_minilm", "stability_minilm", "train")} == {
+        "allocate_lora_smoe": 28, "sensitivity_minilm": 1, "stability_minilm": 1, "train": 33,
+    }  # fmt: skip
 
 
 def test_plans_are_written_once(checkout):

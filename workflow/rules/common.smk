@@ -14,6 +14,9 @@ from moelora.errors import MoeloraError
 from moelora.fingerprint import fingerprint, method_fingerprint, variant_fingerprint
 from moelora.methods._proven import read_proven, trouble
 from moelora.plans import expand, layout
+from moelora.search.space import read_space
+from moelora.search.storage import refuse_parallel
+from moelora.search.study import count_trials
 
 # The interpreter that runs Snakemake runs the commands too: no environment needs to be activated.
 shell.prefix(f'PATH={shlex.quote(os.path.dirname(sys.executable))}:"$PATH"; ')
@@ -46,6 +49,7 @@ def load_expansion():
 
 EXPANSION = load_expansion()
 SUITE = EXPANSION.suite
+SEARCH = EXPANSION.search and EXPANSION.search["search"]
 ROOT = f"{SUITE['results']}/{SUITE['name']}"
 REPORT = f"{SUITE['reports']}/{SUITE['name']}"
 RECORDS = f"{ROOT}/{layout.RECORDS}"
@@ -180,21 +184,71 @@ def get_sensitivity_plans(model):
     ]
 
 
-def get_sensitivities(model):
-    """Return the sensitivities of a model to all tasks that it meets in the suite."""
+def get_sensitivities(model, score):
+    """Return the sensitivities of a model, by one score, to all tasks that it meets in the suite."""
     tasks = EXPANSION.model_tasks(model)
-    return [get_suite_path(layout.sensitivity(model, task)) for task in tasks]
+    return [get_suite_path(layout.sensitivity(model, task, score)) for task in tasks]
 
 
-def get_model_sensitivities(wildcards):
-    """Return the sensitivities that an allocation on a model is made from."""
-    return get_sensitivities(wildcards.model)
+def get_stabilities(model):
+    """Return how a model's sensitivities agree between samples, task by task, where the suite asks for it."""
+    if not SUITE["sensitivity"]["stability"]:
+        return []
+    tasks = EXPANSION.model_tasks(model)
+    return [get_suite_path(layout.stability(model, task)) for task in tasks]
+
+
+def get_suite_stabilities():
+    """Return what the report shows of the sensitivities' stability."""
+    return [
+        path for model in EXPANSION.allocated_models for path in get_stabilities(model)
+    ]
+
+
+def get_stability_options(model):
+    """Return by which score and votes samples are compared: those of the model's first allocation."""
+    first = next(
+        a.variant.allocation for a in EXPANSION.allocations.values() if a.model == model
+    )
+    # as_coded changes weights while it measures, so its samples cannot be compared
+    score = "sum" if first["score"] == "as_coded" else first["score"]
+    votes = json.dumps({key: first[key] for key in ("percentile", "pool")})
+    return f"--score {score} --votes {shlex.quote(votes)} {get_checkpointing()}"
+
+
+def get_checkpointing():
+    """Return the option that lets sensitivities be measured with less memory, where the suite asks for it."""
+    return "--checkpointing" if SUITE["sensitivity"]["checkpointing"] else ""
+
+
+def get_allocation(wildcards):
+    """Return the allocation that a rule makes."""
+    return EXPANSION.allocations[layout.allocation(wildcards.model, wildcards.variant)]
+
+
+def get_allocation_sensitivities(wildcards):
+    """Return the sensitivities that an allocation is made from."""
+    return [get_suite_path(path) for path in get_allocation(wildcards).sensitivities]
+
+
+def get_allocation_options(wildcards):
+    """Return the options of `moelora allocate` that say how experts are placed, and what an expert costs."""
+    variant = get_allocation(wildcards).variant
+    documents = (variant.allocation, variant.settings)
+    settings, method_settings = (
+        shlex.quote(json.dumps(one, sort_keys=True)) for one in documents
+    )
+    return f"--settings {settings} --method {variant.method} --method-settings {method_settings}"
 
 
 def get_variant_pattern(method):
-    """Return a wildcard constraint that holds for the variants of one method, or for none."""
-    names = [variant.name for variant in EXPANSION.variants if variant.method == method]
-    return "|".join(names) or "(?!)"
+    """Return a wildcard constraint for the allocations of one method: the variant, or task and variant; or none."""
+    names = {
+        path.partition("/allocation/")[2].removesuffix(".json")
+        for path, allocation in EXPANSION.allocations.items()
+        if allocation.variant.method == method
+    }
+    return "|".join(map(re.escape, sorted(names))) or "(?!)"
 
 
 def get_tuning_run(wildcards):
@@ -231,6 +285,52 @@ def get_tuning_fingerprint(wildcards):
     )
 
 
+def get_search_run():
+    """Return the winner's first run: its plan is what trials vary."""
+    return next(run for run in EXPANSION.planned if run.variant.name == SEARCH["name"])
+
+
+def get_search_plan():
+    """Return the plan that trials vary."""
+    return get_suite_path(get_search_run().plan_path)
+
+
+def get_search_sensitivities():
+    """Return the sensitivities that trials allocate experts from, where they allocate any."""
+    allocation = EXPANSION.allocations.get(layout.SEARCHED_ALLOCATION)
+    return list(map(get_suite_path, allocation.sensitivities)) if allocation else []
+
+
+def get_searched_allocation():
+    """Return where the winner's experts per module go, where they are allocated."""
+    allocated = get_search_run().variant.allocated
+    return [get_suite_path(layout.SEARCHED_ALLOCATION)] if allocated else []
+
+
+def get_search_fingerprint():
+    """Return the fingerprint of the code behind a trial's number."""
+    return variant_fingerprint(
+        get_search_run().variant,
+        command=("moelora.search.trial", "moelora.allocation.command"),
+    )
+
+
+def get_trials():
+    """Return what the trials of the search leave; a storage for one worker is refused where several would share it."""
+    try:
+        slots = count_trials(SEARCH, read_space(SEARCH["space"], "the search"))
+        if (workflow.cores or 1) >= 2 * SUITE["threads"]:
+            refuse_parallel(SEARCH["storage"], f"suite '{SUITE['name']}'")
+    except MoeloraError as error:
+        raise WorkflowError(str(error)) from None
+    return [get_suite_path(layout.trial(slot)) for slot in range(slots)]
+
+
+def get_search_trials():
+    """Return the trials of the search as the report reads them: one file, or none where nothing is searched."""
+    return [get_suite_path(layout.TRIALS)] if SEARCH else []
+
+
 def get_costs_plans(wildcards):
     """Return one plan per variant that trains."""
     return [
@@ -264,6 +364,11 @@ def get_costs():
         if SUITE["costs"]
         else []
     )
+
+
+def get_speed_records():
+    """Return the records of the bench that the suite shows; their paths are relative to the checkout."""
+    return [Path(workflow.basedir) / path for path in SUITE["speed"]]
 
 
 def get_manifests():

@@ -5,6 +5,9 @@ rule report:
     input:
         records=RECORDS,
         costs=get_costs(),
+        speed=get_speed_records(),
+        stability=get_suite_stabilities(),
+        search=get_search_trials(),
         suite=SUITE_JSON,
     output:
         page=report(REPORT_PAGE, caption="../report/page.rst", category="Report"),
@@ -27,5 +30,6 @@ rule report:
         fingerprint=get_command_fingerprint("moelora.reporting.command"),
         unproven=get_unproven(),
     shell:
-        "python -m moelora report --records {input.records} --costs {input.costs} --suite {input.suite} "
-        "--title {params.title:q} --out $(dirname {output.page:q}) > {log} 2>&1"
+        "python -m moelora report --records {input.records} --costs {input.costs} --stability {input.stability} "
+        "--speed {input.speed} --search {input.search} --suite {input.suite} --title {params.title:q} "
+        "--out $(dirname {output.page:q}) > {log} 2>&1"

@@ -6,11 +6,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moelora.reporting.cells import Interference, Panel
-from moelora.reporting.figures import allocation, curves, experts, interference, load, pareto, routers, routing, tasks
+from moelora.reporting.figures import (
+    allocation,
+    curves,
+    experts,
+    interference,
+    load,
+    pareto,
+    placements,
+    routers,
+    routing,
+    stability,
+    tasks,
+)
+from moelora.reporting.figures.search import draw_search
 from moelora.reporting.figures.style import Figure, Palette
 from moelora.reporting.runs import Suite
 
-__all__ = ["Figure", "draw_all"]
+__all__ = ["Figure", "draw_all", "draw_search"]
 
 
 def draw_all(
@@ -18,6 +31,7 @@ def draw_all(
     panels: Sequence[Panel],
     effects: Sequence[Interference],
     costs: Sequence[Mapping[str, Any]],
+    stabilities: Sequence[Mapping[str, Any]] = (),
 ) -> list[Figure]:
     """Return every figure that the records have something to show in, in the order of the page.
 
@@ -26,9 +40,13 @@ def draw_all(
         panels: Its panels.
         effects: Multi-task minus single-task differences.
         costs: Cost measurements, one a model.
+        stabilities: How sensitivities agree between samples, one a model and task.
     """
     palette = Palette(suite)
     figures: list[Figure] = []
-    for family in (pareto, tasks, interference, routing, routers, experts, load, allocation, curves):
-        figures += family.draw(suite, panels, effects=effects, costs=costs, palette=palette)
+    families = (
+        pareto, placements, tasks, interference, routing, routers, experts, load, allocation, stability, curves,
+    )  # fmt: skip
+    for family in families:
+        figures += family.draw(suite, panels, effects=effects, costs=costs, stabilities=stabilities, palette=palette)
     return figures

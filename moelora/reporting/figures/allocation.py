@@ -6,11 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from moelora.reporting import words
 from moelora.reporting.cells import Panel
 from moelora.reporting.figures.style import Figure, canvas, heat, to_svg
+from moelora.reporting.placed import BLIND, Placed, placed
 from moelora.reporting.runs import Suite
 
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.(.+)$")
@@ -18,16 +17,7 @@ _LAYER = re.compile(r"(?:^|\.)(\d+)\.(.+)$")
 
 def draw(suite: Suite, panels: Sequence[Panel], **_: object) -> list[Figure]:
     """Return one figure a model, variant and allocation."""
-    figures: dict[str, Figure] = {}
-    for panel in panels:
-        for run in panel.runs:
-            allocation = run.record.get("allocation")
-            if not allocation or suite.matched_to(run.variant):
-                continue
-            name = f"allocation--{panel.model}--{run.variant}"
-            if name not in figures:
-                figures[name] = _figure(suite, name, run.model, run.variant, allocation, run.record["plan"])
-    return [figures[name] for name in sorted(figures)]
+    return [_figure(suite, one) for one in placed(suite)]
 
 
 def grid_of(
@@ -63,19 +53,9 @@ def grid_of(
     return sorted({layer for layer, _ in result}), kinds, result
 
 
-def _figure(
-    suite: Suite, name: str, model: str, variant: str, allocation: Mapping[str, Any], plan: Mapping[str, Any]
-) -> Figure:
-    document = plan.get("model") if isinstance(plan.get("model"), dict) else None
-    layers, kinds, experts = grid_of(allocation["experts"], document)
-    by_task = allocation.get("sensitivity") or {}
-    modules = sorted({m for scores in by_task.values() for m in scores})
-    # Each task counts alike, however large its gradients are.
-    shares = {
-        m: float(np.mean([scores.get(m, 0.0) / (sum(scores.values()) or 1.0) for _, scores in sorted(by_task.items())]))
-        for m in modules
-    }
-    _, _, sensitivity = grid_of(shares, document)
+def _figure(suite: Suite, one: Placed) -> Figure:
+    layers, kinds, experts = grid_of(one.experts, one.model_document)
+    _, _, sensitivity = grid_of(one.shares(), one.model_document)
     maps = [("Experts", experts, 0)] + ([("Sensitivity, % of the sum", sensitivity, 1)] if sensitivity else [])
     with canvas(8.6, 1.1 + 0.26 * len(layers), 1, len(maps)) as (drawing, grid):
         for axes, (title, found, digits) in zip(grid[0], maps, strict=True):
@@ -87,12 +67,15 @@ def _figure(
             axes.set_yticks(range(len(layers)), layers)
         grid[0][0].set_ylabel("layer")
         svg = to_svg(drawing)
-    total = sum(allocation["experts"].values())
+    blind = one.strategy in BLIND
+    followed = "the sensitivity, which it did not look at," if blind else "the sensitivity it followed,"
+    source = f"of {suite.task_title(one.task)}" if one.task else "averaged over the tasks"
     return Figure(
-        name=name,
+        name="--".join(["allocation", one.model, one.variant, *([one.task] if one.task else [])]),
         family="allocation",
-        title=f"Allocation: {suite.label(variant)} on {suite.model_title(model)}",
-        caption=f"{words.plural(int(total), 'expert')} placed by “{allocation.get('strategy')}”; on the right the "
-        "sensitivity it followed, averaged over the tasks.",
+        title=f"Allocation: {suite.label(one.variant)} on {suite.model_title(one.model)}"
+        + (f", from {suite.task_title(one.task)}" if one.task else ""),
+        caption=f"{words.plural(int(sum(one.experts.values())), 'expert')} placed by “{one.strategy}”; on the right "
+        f"{followed} {source}.",
         svg=svg,
     )

@@ -29,7 +29,7 @@ _HUES = ("#3a7fc1", "#e08a00", "#1f9e78", "#cf6aa0", "#d2552b", "#7d6fd0", "#8a8
 _MARKERS = "osD^vPX<"
 _NEUTRAL = "#8b939c"
 
-_SETTINGS = {
+SETTINGS = {
     "svg.hashsalt": "moelora",
     "svg.fonttype": "none",  # text stays text: it can be searched, read aloud and follows the page's font
     "font.family": "sans-serif",
@@ -96,6 +96,11 @@ class Figure:
         return body.replace("<svg", f'<svg role="img" aria-label="{_escape(self.title)}"', 1)
 
 
+def hue(place: int) -> str:
+    """Return the colour of the n-th line of a figure whose lines are no variants."""
+    return _HUES[place % len(_HUES)]
+
+
 class Palette:
     """A colour and marker for each variant, the same in all figures of a suite.
 
@@ -142,7 +147,7 @@ def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **optio
     """
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_SETTINGS)
+        matplotlib.rcParams.update(SETTINGS)
         figure, axes = plt.subplots(
             rows, columns, figsize=(width, height), squeeze=False, layout="constrained", **options
         )

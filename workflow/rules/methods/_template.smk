@@ -4,7 +4,7 @@
 
 rule allocate_METHOD_NAME:
     input:
-        get_model_sensitivities,
+        get_allocation_sensitivities,
     output:
         get_suite_path(layout.allocation("{model}", "{variant}")),
     log:
@@ -12,6 +12,9 @@ rule allocate_METHOD_NAME:
     wildcard_constraints:
         variant=get_variant_pattern("METHOD_NAME"),
     params:
-        fingerprint=get_command_fingerprint("moelora.allocation.command"),
+        options=get_allocation_options,
+        fingerprint=get_command_fingerprint(
+            "moelora.allocation.command", "moelora.methods.METHOD_NAME"
+        ),
     shell:
-        "python -m moelora allocate --strategy uniform --sensitivity {input} --out {output} > {log} 2>&1"
+        "python -m moelora allocate {params.options} --sensitivity {input} --out {output} > {log} 2>&1"

@@ -1,9 +1,9 @@
-# LoRA-SMoE: experts per module from the sensitivities of all tasks that the model meets in the suite.
+# LoRA-SMoE: experts per module from the sensitivities of all tasks that the model meets in the suite, or of the run's own.
 
 
 rule allocate_lora_smoe:
     input:
-        get_model_sensitivities,
+        get_allocation_sensitivities,
     output:
         get_suite_path(layout.allocation("{model}", "{variant}")),
     log:
@@ -11,10 +11,9 @@ rule allocate_lora_smoe:
     wildcard_constraints:
         variant=get_variant_pattern("lora_smoe"),
     params:
-        strategy=SUITE["allocation"]["strategy"],
-        percentile=SUITE["allocation"]["percentile"],
-        pool=SUITE["allocation"]["pool"],
-        fingerprint=get_command_fingerprint("moelora.allocation.command"),
+        options=get_allocation_options,
+        fingerprint=get_command_fingerprint(
+            "moelora.allocation.command", "moelora.methods.lora_smoe"
+        ),
     shell:
-        "python -m moelora allocate --strategy {params.strategy} --percentile {params.percentile} --pool {params.pool} "
-        "--sensitivity {input} --out {output} > {log} 2>&1"
+        "python -m moelora allocate {params.options} --sensitivity {input} --out {output} > {log} 2>&1"

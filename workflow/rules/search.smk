@@ -1,0 +1,64 @@
+# The search over configurations: every trial is a job of its own that asks the study for values, carries them out and
+# tells. The study's storage and the leases of trials are no declared outputs: Snakemake deletes those before a re-run.
+# What the winner is trained with on fresh seeds, and its scores on the official split, are ordinary runs of the suite.
+
+if SEARCH:
+
+    rule search_study:
+        input:
+            search=get_suite_path(layout.SEARCH),
+            plan=get_search_plan(),
+            sensitivities=get_search_sensitivities(),
+            sources=list(get_source_paths(SEARCH["model"]).values()),
+        output:
+            get_suite_path(layout.STUDY),
+        log:
+            get_suite_path(layout.log("search", "study")),
+        params:
+            sensitivities=" ".join(["--sensitivity", *get_search_sensitivities()]),
+            sources=get_source_options(SEARCH["model"]),
+            fingerprint=get_search_fingerprint(),
+        shell:
+            "python -m moelora search create --search {input.search} --plan {input.plan} {params.sensitivities} "
+            "--fingerprint {params.fingerprint} --out {output} {params.sources} > {log} 2>&1"
+
+    # A job that dies is a failed trial; the next try at the same slot finds its lease and tries its values again.
+    rule trial:
+        input:
+            study=get_suite_path(layout.STUDY),
+            sources=list(get_source_paths(SEARCH["model"]).values()),
+        output:
+            get_suite_path(layout.trial("{slot}")),
+        log:
+            get_suite_path(layout.log("search", "trial-{slot}")),
+        wildcard_constraints:
+            slot=r"\d+",
+        retries: SEARCH["retries"]
+        threads: SUITE["threads"]
+        resources:
+            gpu_percent=CARD_PERCENT,
+        params:
+            sources=get_source_options(SEARCH["model"]),
+        shell:
+            "python -m moelora search run --study {input.study} --slot {wildcards.slot} --out {output} "
+            "{params.sources} 2> {log}"
+
+    rule search_winner:
+        input:
+            study=get_suite_path(layout.STUDY),
+            trials=get_trials(),
+        output:
+            winner=get_suite_path(layout.WINNER),
+            trials=get_suite_path(layout.TRIALS),
+            allocation=get_searched_allocation(),
+        log:
+            get_suite_path(layout.log("search", "winner")),
+        params:
+            allocation=(
+                " ".join(["--allocation", *get_searched_allocation()])
+                if get_searched_allocation()
+                else ""
+            ),
+        shell:
+            "python -m moelora search choose --study {input.study} --trials {output.trials} --winner {output.winner} "
+            "{params.allocation} > {log} 2>&1"
