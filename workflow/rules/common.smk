@@ -243,10 +243,11 @@ def get_allocation_options(wildcards):
 
 def get_variant_pattern(method):
     """Return a wildcard constraint for the allocations of one method: the variant, or task and variant; or none."""
+    folder = layout.allocation("{model}", "").removesuffix(".json")
     names = {
-        path.partition("/allocation/")[2].removesuffix(".json")
+        path.removeprefix(folder.format(model=allocation.model)).removesuffix(".json")
         for path, allocation in EXPANSION.allocations.items()
-        if allocation.variant.method == method
+        if allocation.variant.method == method and path != layout.SEARCHED_ALLOCATION
     }
     return "|".join(map(re.escape, sorted(names))) or "(?!)"
 
