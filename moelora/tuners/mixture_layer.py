@@ -80,17 +80,15 @@ class MixtureLinear(nn.Module, MoeloraLayer):
         """Add an adapter's increment to ``result``; with None, compute the plain frozen layer along with it."""
         a, b = self.moelora_A[adapter], self.moelora_B[adapter]
         dropout, scaling = dropout_probability(self.moelora_dropout[adapter]), self.scaling[adapter]
-        frozen = {"base": result}
         if result is None:
-            frozen = {"weight": self.base_layer.weight, "bias": self.base_layer.bias}
+            own, frozen = x, {"weight": self.base_layer.weight, "bias": self.base_layer.bias}
         else:
-            cast = self._cast_input_dtype(x, a.dtype)
+            own, frozen = self._cast_input_dtype(x, a.dtype), {"base": result}
         weights = None
         if adapter in self.moelora_router:
             router, settings = self.moelora_router[adapter], self.router[adapter]
             if settings.is_plain(self.training) and takes_router(x, a, b, router):
                 per_token = None if settings.name == "dense" else settings.experts_per_token
-                own = x if result is None else cast
                 routed = routed_lora(own, a, b, router, scaling, per_token, dropout=dropout, **frozen)
                 self._report(adapter, routed, x.shape)
                 return routed.output
@@ -98,14 +96,16 @@ class MixtureLinear(nn.Module, MoeloraLayer):
         elif self.shared_a[adapter]:
             weights = x.new_ones(self.experts[adapter]).expand(*x.shape[:-1], -1)  # the stack has one A only
         if result is None:
-            return gated_wide_lora_linear(x, frozen["weight"], frozen["bias"], a, b, weights, scaling, dropout)
-        return gated_wide_lora(result, cast, a, b, weights, scaling, dropout)
+            return gated_wide_lora_linear(own, a=a, b=b, weights=weights, scaling=scaling, dropout=dropout, **frozen)
+        return gated_wide_lora(result, own, a, b, weights, scaling, dropout)
 
     def _report(self, adapter: str, routed: Routed, shape: torch.Size) -> None:
-        """Tell the model's context about a routing if somebody wants to know."""
+        """Tell the model's context about a routing, if somebody may want to know."""
         context, balance = self.routing_context, self.balance[adapter]
-        if context.wants(self.training, balance):
-            logits, chosen = routed.logits.T, routed.chosen
+        # Gradient checkpointing must find the same graph again, so what is in it never depends on who listens.
+        in_graph = self.training and balance.active
+        if in_graph or context.recording:
+            logits, chosen = (routed.logits if in_graph else routed.logits.detach()).T, routed.chosen
             output = dense(logits) if chosen is None else top_k(logits, len(chosen), chosen.T)
             context.report(self.module_name, adapter, output, shape, self.training, balance)
 

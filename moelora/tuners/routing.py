@@ -117,10 +117,6 @@ class RoutingContext:
                 raise
             return None  # a module called by itself: the mask is that of another input
 
-    def wants(self, training: bool, balance: Balance) -> bool:
-        """Say whether somebody wants a router's output."""
-        return self.running and (self.recording > 0 or (training and balance.active))
-
     def report(
         self,
         module_name: str,
@@ -140,9 +136,9 @@ class RoutingContext:
             training: Whether the module is in training mode.
             balance: The adapter's balance loss.
         """
-        if not self.wants(training, balance):
-            return
         wanted = training and balance.active
+        if not self.running or not (wanted or self.recording):
+            return
         if wanted and self.opened_with_gradient and not torch.is_grad_enabled():
             raise AdapterError(
                 "a balance loss has no gradient under reentrant gradient checkpointing; "

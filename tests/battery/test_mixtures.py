@@ -8,6 +8,7 @@ import torch
 from subjects import Subject, check, gradients, logits, move, not_applicable
 
 import moelora.routers
+import moelora.tuners.mixture_layer
 from moelora.routers import expert_load
 from moelora.tuners import MoeloraLayer, balance_loss, record_routing, routing
 
@@ -137,6 +138,8 @@ def test_balance_loss_grows_with_imbalance(subject, monkeypatch):
 
         with monkeypatch.context() as patched:
             patched.setattr(moelora.routers, "router_logits", leaning)
+            # Nor may an operator that holds the router itself pass it by.
+            patched.setattr(moelora.tuners.mixture_layer, "takes_router", lambda *_: False)
             if hooks.before_batch is not None:
                 hooks.before_batch(model, batch)
             model(**tensors)
