@@ -44,7 +44,7 @@ def mix_experts(
     Returns:
         Mixed hidden rows, (T, F), and weighted rank-R products, (T, E * R).
     """
-    if uses_kernels(x, settings.activation, *firsts, last_a):
+    if uses_kernels(x, settings.activation, last_a.shape[0] // assignment.experts, *firsts, last_a):
         from moelora.ops.triton.function import mix_experts_by_kernels
 
         return mix_experts_by_kernels(firsts, x, factors, last_a, assignment, settings)

@@ -84,7 +84,8 @@ def _block(
         if last.bias is not None:
             output = output + (assignment.weights.sum(1, keepdim=True) - 1) * last.bias
         return output.to(base.dtype).view(*x.shape[:-1], output.shape[-1])
-    if uses_kernels(x, settings.activation, *(matrix for pair in factors for matrix in pair)):
+    rank = factors[-1].a.shape[0] // assignment.experts
+    if uses_kernels(x, settings.activation, rank, *(matrix for pair in factors for matrix in pair)):
         from moelora.ops.triton.function import block_by_kernels
 
         return block_by_kernels(x, firsts, last, factors, assignment, settings)

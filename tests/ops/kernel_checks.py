@@ -32,6 +32,7 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(launch, "_launch", lambda kernel, *a, **k: launched.append(kernel) or original(kernel, *a, **k))
     if DEVICE == "cpu":
         monkeypatch.setattr(launch, "TILES", dict.fromkeys(launch.TILES, launch.Tile(16, 16, 4)))
+        monkeypatch.setattr(launch, "PROGRAMS", 1)  # the interpreter runs one after the other
     return launched
 
 

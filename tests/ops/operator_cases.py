@@ -206,7 +206,7 @@ def gradients(function, leaves, cotangent=None) -> tuple[Tensor, list[Tensor]]:
     output = function(*leaves)
     generator = torch.Generator().manual_seed(5)
     if cotangent is None:
-        cotangent = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
+        cotangent = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
     return output, list(torch.autograd.grad(output, leaves, cotangent))
 
 

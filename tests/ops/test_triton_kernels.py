@@ -25,11 +25,16 @@ needs_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="the kernels need triton: pip install triton"
 )
 
+compiled = pytest.mark.skipif(
+    os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter's kernels cannot be compiled"
+)
 
-def test_the_switch_is_off_and_imports_nothing(monkeypatch):
+
+def test_the_switch_is_off_and_imports_no_kernel(monkeypatch):
     monkeypatch.delenv(SWITCH, raising=False)
-    assert not uses_kernels(torch.ones(2, 3), functional.silu)
-    script = "import sys, moelora.ops; assert not {'triton', 'moelora.ops.triton.function'} & set(sys.modules)"
+    assert not uses_kernels(torch.ones(2, 3), functional.silu, 8)
+    script = "import sys, moelora.ops; assert not any(one.startswith('moelora.ops.triton.') and one[19:] != 'covered'" \
+        " for one in sys.modules)"  # fmt: skip
     subprocess.run([sys.executable, "-c", script], check=True, cwd=REPOSITORY)
 
 
@@ -37,27 +42,30 @@ def test_the_switch_refuses_what_cannot_be(monkeypatch):
     x = torch.ones(2, 3)
     monkeypatch.setenv(SWITCH, "yes")
     with pytest.raises(ConfigError, match="is 'yes'; expected 1"):
-        uses_kernels(x, functional.silu)
+        uses_kernels(x, functional.silu, 8)
     monkeypatch.setenv(SWITCH, "1")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr("moelora.ops.triton.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="triton is not installed; `pip install triton`"):
-        uses_kernels(x, functional.silu)
+        uses_kernels(x, functional.silu, 8)
     monkeypatch.setattr("moelora.ops.triton.find_spec", lambda name: name)
     with pytest.raises(ConfigError, match="the tokens are on cpu"):
-        uses_kernels(x, functional.silu)
+        uses_kernels(x, functional.silu, 8)
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert uses_kernels(x, functional.silu)
-    assert not uses_kernels(x[:0], functional.silu)
+    assert uses_kernels(x, functional.silu, 8)
+    assert not uses_kernels(x[:0], functional.silu, 8)
 
 
 def test_what_is_covered():
     x = torch.ones(2)
     assert kernel_name(torch.nn.GELU(approximate="tanh")) == "gelu_tanh"
     assert kernel_name(torch.tanh) is None
-    assert is_covered(functional.silu, x, x.half(), x.bfloat16())
-    assert not is_covered(functional.silu, x, x.double())
-    assert not is_covered(torch.tanh, x)
+    assert is_covered(functional.silu, 64, x.half(), x.bfloat16())
+    assert is_covered(functional.silu, 32, x, x.half())
+    assert not is_covered(functional.silu, 33, x, x.half())
+    assert not is_covered(functional.silu, 65, x.half())
+    assert not is_covered(functional.silu, 8, x, x.double())
+    assert not is_covered(torch.tanh, 8, x)
 
 
 @pytest.mark.parametrize("experts, slots", [(4, 2), (64, 12), (1, 1)])
@@ -113,17 +121,30 @@ POINTERS = {
     "chosen": "*i32",
     "kept": "*i1",
     **dict.fromkeys(["weights", "products", "d_weights", "d_low", "d_gate_b", "d_up_b", "d_last_a"], "*fp32"),
-    **dict.fromkeys(["low", "gate_b", "up_b", "last_a", "d_products"], "*bf16"),
     **dict.fromkeys(["gate", "up", "mixed", "d_mixed", "d_gate", "d_up"], "*bf16"),
 }
+OF_FACTORS = ["low", "gate_b", "up_b", "last_a", "d_products"]
 NUMBERS = {"count": "i32", "width": "i32", "splits": "i32", "keep_scale": "fp32"}
 
 
 @needs_triton
-@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="the interpreter's kernels cannot be compiled")
-@pytest.mark.parametrize("dropped", [False, True])
-def test_the_kernels_compile_for_an_h100_without_one(dropped, monkeypatch, tmp_path):
-    """Tensor cores are used, and no register is spilled to memory with the tiles that are chosen without tuning."""
+@compiled
+def test_every_kernel_can_be_tuned():
+    """The tuner itself needs a GPU; what it is told must be arguments of the kernels."""
+    from moelora.ops.triton import launch
+
+    for kernel in launch.TILES:
+        tuner = launch._tuned(kernel, 4096)
+        assert set(tuner.keys) <= set(kernel.arg_names)
+        assert len({(one.kwargs["BLOCK_T"], one.num_warps) for one in tuner.configs}) == len(launch.TUNED)
+        assert launch._tuned(kernel, 4096) is tuner and launch._tuned(kernel, 64) is not tuner
+
+
+@needs_triton
+@compiled
+@pytest.mark.parametrize("dropped, factors", [(False, "bf16"), (True, "bf16"), (False, "fp32")])
+def test_the_kernels_compile_for_an_h100_without_one(dropped, factors, monkeypatch, tmp_path):
+    """With the tiles that are chosen without tuning no register is spilled, and bfloat16 goes to the tensor cores."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     import triton
     from triton.backends.compiler import GPUTarget
@@ -131,6 +152,7 @@ def test_the_kernels_compile_for_an_h100_without_one(dropped, monkeypatch, tmp_p
 
     from moelora.ops.triton.launch import TILES
 
+    pointers = {**POINTERS, **dict.fromkeys(OF_FACTORS, f"*{factors}")}
     for kernel, tile in TILES.items():
         constants = {
             "EXPERTS": 8, "SLOTS": 2, "RANK": 8, "RANKS": 16, "GATED": True, "ACTIVATION": "silu", "DROPPED": dropped,
@@ -138,7 +160,7 @@ def test_the_kernels_compile_for_an_h100_without_one(dropped, monkeypatch, tmp_p
         }  # fmt: skip
         signature, aligned = {}, {}
         for place, name in enumerate(kernel.arg_names):
-            signature[name] = POINTERS.get(name.removesuffix("_pointer"), NUMBERS.get(name, "constexpr"))
+            signature[name] = pointers.get(name.removesuffix("_pointer"), NUMBERS.get(name, "constexpr"))
             if name == "width" or name.endswith("_pointer"):
                 aligned[(place,)] = [["tt.divisibility", 16]]
         compiled = triton.compile(
@@ -146,7 +168,7 @@ def test_the_kernels_compile_for_an_h100_without_one(dropped, monkeypatch, tmp_p
             target=GPUTarget("cuda", 90, 32),
             options={"num_warps": tile.warps},
         )
-        assert "mma.sync" in compiled.asm["ptx"]
+        assert ("mma.sync" in compiled.asm["ptx"]) == (factors == "bf16")
         (tmp_path / "kernel.cubin").write_bytes(compiled.asm["cubin"])
         usage = subprocess.run(
             [triton.knobs.nvidia.cuobjdump.path, "-res-usage", tmp_path / "kernel.cubin"],
@@ -154,4 +176,5 @@ def test_the_kernels_compile_for_an_h100_without_one(dropped, monkeypatch, tmp_p
         ).stdout  # fmt: skip
         registers, stack = map(int, re.search(r"REG:(\d+) STACK:(\d+)", usage).groups())
         assert stack == 0, f"{kernel.__name__} spills"
-        assert registers * 32 * tile.warps * (2 if dropped else 3) <= 65536, "so many tiles fit on a multiprocessor"
+        several = 3 if factors == "bf16" and not dropped else 2
+        assert registers * 32 * tile.warps * several <= 65536, "so many tiles fit on a multiprocessor"

@@ -16,13 +16,14 @@ from moelora.ops.triton.covered import is_covered
 SWITCH = "MOELORA_TRITON"
 
 
-def uses_kernels(x: Tensor, activation: Activation, *operands: Tensor) -> bool:
+def uses_kernels(x: Tensor, activation: Activation, rank: int, *factors: Tensor) -> bool:
     """Say whether the kernels are asked for, and cover this block.
 
     Args:
         x: Tokens.
         activation: The block's activation.
-        operands: Tensors whose dtypes count: outputs of frozen layers, or their weights, and factors.
+        rank: R.
+        factors: Factors, and outputs of frozen layers where they are given: their dtypes count.
 
     Returns:
         False with the switch off, without tokens, and for what the kernels do not cover (`is_covered`).
@@ -42,4 +43,4 @@ def uses_kernels(x: Tensor, activation: Activation, *operands: Tensor) -> bool:
             f"{SWITCH} is 1 but the tokens are on {x.device}; Triton kernels need a CUDA device. Move the model "
             f"there, unset {SWITCH}, or set TRITON_INTERPRET=1 to run them slowly, for tests"
         )
-    return x.numel() > 0 and is_covered(activation, x, *operands)
+    return x.numel() > 0 and is_covered(activation, rank, x, *factors)
