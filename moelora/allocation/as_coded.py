@@ -4,7 +4,7 @@ One example a step; the transformer layers take turns, the last first, so a laye
 squares and their sum over a matrix are formed in float16, so that a gradient below about 2.4e-4 counts as nothing and a
 sum above 65,504 as infinite; and after each step the layer at hand is really updated.
 
-Source: EMLS-ICTCAS/LoRA-SMoE, get_sensitivity.py, as methods.md of the references describes it. Our reading where that
+Source: EMLS-ICTCAS/LoRA-SMoE, get_sensitivity.py, from a description of it, not from the file. Our reading where that
 leaves it open: the block optimiser starts each turn with fresh AdamW moments on float32 copies, the rate decays by 0.95
 after every step, weight decay is AdamW's default, and there is no dropout.
 """
