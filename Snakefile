@@ -28,6 +28,8 @@ report: "workflow/report/workflow.rst"
 
 
 include: "workflow/rules/common.smk"
+include: "workflow/rules/placing.smk"
+include: "workflow/rules/searching.smk"
 include: "workflow/rules/plan.smk"
 include: "workflow/rules/base.smk"
 include: "workflow/rules/sensitivity.smk"

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_tuners import make_base, make_batch, make_config, move
+from tiny_tuners import make_base, make_batch, make_config, move, quantise_linears
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -45,16 +45,7 @@ def make_quantised(bits: int) -> torch.nn.Module:
     base = make_base("llama", width=64, inner=128).requires_grad_(False)
     base.model.layers = base.model.layers[:1]
     base.config.num_hidden_layers = 1
-    for name, module in list(base.model.named_modules()):
-        if isinstance(module, torch.nn.Linear):
-            shape = (module.in_features, module.out_features)
-            if bits == 4:
-                new = bitsandbytes.nn.Linear4bit(*shape, bias=False, quant_type="nf4")
-                new.weight = bitsandbytes.nn.Params4bit(module.weight.data, quant_type="nf4")
-            else:
-                new = bitsandbytes.nn.Linear8bitLt(*shape, bias=False, has_fp16_weights=False)
-                new.weight = bitsandbytes.nn.Int8Params(module.weight.data, requires_grad=False, has_fp16_weights=False)
-            base.model.set_submodule(name, new.to("cpu"))
+    quantise_linears(base, bits)
     setattr(base, f"is_loaded_in_{bits}bit", True)  # what PEFT goes by
     return base
 

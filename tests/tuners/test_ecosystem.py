@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from peft import PeftModel, PeftType, get_peft_model
-from tiny_tuners import make_base, make_batch, make_config, make_model, move
+from tiny_tuners import make_base, make_batch, make_config, make_model, move, quantise_linears
 
 import moelora.tuners
 from moelora.tuners import MixLoraConfig, balance_loss, record_routing, routing
@@ -58,23 +58,10 @@ def test_transformers_native_adapters_share_one_context(kind, method):
 
 @pytest.mark.parametrize("bits", [4, 8])
 def test_quantised_base_trains_and_reloads(method, bits, tmp_path):
-    bitsandbytes = pytest.importorskip("bitsandbytes")
+    pytest.importorskip("bitsandbytes")
 
     def quantised() -> torch.nn.Module:
-        base = make_base("llama", width=64, inner=128).requires_grad_(False)
-        for name, module in list(base.model.named_modules()):
-            if isinstance(module, torch.nn.Linear):
-                shape = (module.in_features, module.out_features)
-                if bits == 4:
-                    new = bitsandbytes.nn.Linear4bit(*shape, bias=False, quant_type="nf4")
-                    new.weight = bitsandbytes.nn.Params4bit(module.weight.data, quant_type="nf4")
-                else:
-                    new = bitsandbytes.nn.Linear8bitLt(*shape, bias=False, has_fp16_weights=False)
-                    new.weight = bitsandbytes.nn.Int8Params(
-                        module.weight.data, requires_grad=False, has_fp16_weights=False
-                    )
-                base.model.set_submodule(name, new.to("cpu"))
-        return base
+        return quantise_linears(make_base("llama", width=64, inner=128).requires_grad_(False), bits)
 
     def adapted() -> torch.nn.Module:
         model = get_peft_model(quantised(), make_config("llama", method))

@@ -28,6 +28,23 @@ def make_base(kind: str, width: int = 16, inner: int = 24) -> torch.nn.Module:
     return BertForSequenceClassification(config)
 
 
+def quantise_linears(base: torch.nn.Module, bits: int) -> torch.nn.Module:
+    """Put bitsandbytes' 4- or 8-bit layers in the place of a base's linears; return the base."""
+    import bitsandbytes
+
+    for name, module in list(base.model.named_modules()):
+        if isinstance(module, torch.nn.Linear):
+            shape = (module.in_features, module.out_features)
+            if bits == 4:
+                new = bitsandbytes.nn.Linear4bit(*shape, bias=False, quant_type="nf4")
+                new.weight = bitsandbytes.nn.Params4bit(module.weight.data, quant_type="nf4")
+            else:
+                new = bitsandbytes.nn.Linear8bitLt(*shape, bias=False, has_fp16_weights=False)
+                new.weight = bitsandbytes.nn.Int8Params(module.weight.data, requires_grad=False, has_fp16_weights=False)
+            base.model.set_submodule(name, new.to("cpu"))
+    return base
+
+
 def make_config(kind: str, method: str, **settings):
     """Return a config of ``method`` that fits the model ``kind``."""
     common = {"r": 4, "alpha": 8, "task_type": "CAUSAL_LM" if kind == "llama" else "SEQ_CLS"}
