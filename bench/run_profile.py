@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from moelora.startup import leave_out_bitsandbytes
+
 LIBRARIES = ("torch", "transformers", "peft", "datasets", "accelerate", "pandas")
 
 # (module, attribute, part): what `moelora train` calls by these names.
@@ -137,6 +139,7 @@ def profile(arguments: argparse.Namespace) -> Clock:
     clock = Clock(last=(0.0, time.perf_counter()))
     clock.start("start Python")
     clock.stop()
+    leave_out_bitsandbytes([arguments.plan])
     import_libraries(clock)
     put_clocks(clock)
     from moelora.training.identity import open_run

@@ -22,6 +22,10 @@ def main(arguments: "list[str] | None" = None) -> int:
     options = parser.parse_args(arguments)
     from moelora.errors import MoeloraError
 
+    if arguments is None:  # a process of its own
+        from moelora.startup import leave_out_bitsandbytes
+
+        leave_out_bitsandbytes(_plans(options))
     try:
         code = _load(options.handler)(options)
         sys.stdout.flush()
@@ -38,6 +42,12 @@ def main(arguments: "list[str] | None" = None) -> int:
         # The reader of a pipe (head, less) has left: not our error, and Python must not complain on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _plans(options: argparse.Namespace) -> list:
+    """Return the plan files that a verb is about to carry out."""
+    plans = getattr(options, "plans", None) or getattr(options, "plan", None) or []
+    return plans if isinstance(plans, list) else [plans]
 
 
 def _load(handler: str):
