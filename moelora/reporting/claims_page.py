@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
 from moelora.claims import (
     Judgement,
@@ -23,8 +24,10 @@ from moelora.config import ConfigDir
 from moelora.files import atomic_write_text
 from moelora.reporting import claims as tables
 from moelora.reporting import render
+from moelora.reporting.claims_part import PART, claims_part, write_part
 from moelora.reporting.collect import read_records
 from moelora.reporting.command import read_costs
+from moelora.reporting.page import read_script
 from moelora.reporting.runs import Suite
 from moelora.reporting.table import Table
 
@@ -39,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
 def write_claims(
     suites: Sequence[Suite], costs: Sequence[Mapping[str, Any]], config: ConfigDir, out: Path
 ) -> list[Judgement]:
-    """Write `claims.html` and its tables under `out`; return the judgements.
+    """Write `claims.html`, its tables and what the report shows of them under `out`; return the judgements.
 
     Args:
         suites: What was collected; may be none.
@@ -71,6 +74,7 @@ def write_claims(
             atomic_write_text(out / "tables" / f"{table.name}.csv", render.csv_of([table]))
     atomic_write_text(out / "tables" / "claims.csv", tables.claims_csv(judgements, remarks))
     said = tables.findings(judgements, remarks, gains_over_lora(claims), counts)
+    write_part(out / PART, claims_part(judgements))
     atomic_write_text(out / "claims.html", claims_page(said, shown, _by_document(judgements)))
     return judgements
 
@@ -88,7 +92,7 @@ def claims_page(said: Sequence[str], shown: Sequence[Table], documents: Sequence
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
     template = environment.get_template("claims.html.j2")
-    return template.render(said=said, shown=shown, documents=documents)
+    return template.render(said=said, shown=shown, documents=documents, script=Markup(read_script()))
 
 
 def _by_document(judgements: Sequence[Judgement]) -> list[tuple[str, str, Table]]:

@@ -26,6 +26,7 @@ from moelora.reporting import (
     tables,
     words,
 )
+from moelora.reporting.claims_part import ClaimsPart, read_part
 from moelora.reporting.collect import read_records
 from moelora.reporting.figures.speed import draw_sweep
 from moelora.reporting.page import Comparison, Content, page
@@ -45,6 +46,7 @@ def run(args: argparse.Namespace) -> None:
         document=document,
         title=getattr(args, "title", None),
         searched=search.read_search(args.search) if getattr(args, "search", None) else None,
+        claims=read_part(args.claims) if getattr(args, "claims", None) else None,
         fingerprints=read_json(stale, "fingerprints") if stale else document.get("fingerprints") or {},
         speeds=[read_speed(path) for path in getattr(args, "speed", None) or []],
         stabilities=[read_stability(path) for path in sorted(map(Path, getattr(args, "stability", None) or []))],
@@ -88,6 +90,7 @@ def write_report(
     speeds: Sequence[Mapping[str, Any]] = (),
     stabilities: Sequence[Mapping[str, Any]] = (),
     searched: Mapping[str, Any] | None = None,
+    claims: ClaimsPart | None = None,
 ) -> None:
     """Write `index.html`, `tables/` and `figures/` under `out`.
 
@@ -101,6 +104,7 @@ def write_report(
         speeds: Records of the bench, in the order in which they are shown.
         stabilities: How sensitivities agree between samples, one a model and task.
         searched: The finished search of the suite, if it has one.
+        claims: What published claims say of these runs, where the suite asks for it.
 
     Raises:
         OutputError: The folder can't be written.
@@ -156,6 +160,7 @@ def write_report(
         tables=others,
         figures=drawn,
         compared=compared,
+        claims=claims,
         warnings=[*warnings(suite), *unproven_warnings(unproven)],
     )
     atomic_write_text(out / "tables" / "headline.md", render.markdown(headlines))

@@ -10,6 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from moelora.reporting import provenance
+from moelora.reporting.claims_part import ClaimsPart
 from moelora.reporting.figures import Figure
 from moelora.reporting.render import SYNTHETIC
 from moelora.reporting.runs import Suite
@@ -63,6 +64,7 @@ class Content:
         tables: The other tables by name.
         figures: All figures.
         compared: Records of the bench.
+        claims: What papers claim about runs of this suite, where the suite asks for it.
         warnings: What a reader must know about the records themselves.
     """
 
@@ -73,6 +75,7 @@ class Content:
     tables: Mapping[str, Table]
     figures: Sequence[Figure]
     compared: Sequence[Comparison] = ()
+    claims: ClaimsPart | None = None
     warnings: Sequence[str] = ()
 
 
@@ -82,6 +85,7 @@ def page(content: Content) -> str:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
+    runs = content.tables["runs"].rows if "runs" in content.tables else []
     families = [
         (family, heading, [f for f in content.figures if f.family == family]) for family, heading in _FAMILIES.items()
     ]
@@ -96,8 +100,15 @@ def page(content: Content) -> str:
         facts=_facts(content.suite),
         legend=LEGEND,
         synthetic_words=SYNTHETIC,
+        linked={row.record for row in runs},
+        script=Markup(read_script()),
         inline=lambda figure: Markup(figure.inline),
     )
+
+
+def read_script() -> str:
+    """Return the script of the pages: sorting tables, opening what a link leads to."""
+    return (Path(__file__).parent / "sort.js").read_text(encoding="utf-8")
 
 
 def _facts(suite: Suite) -> list[tuple[str, str]]:

@@ -55,7 +55,8 @@ def runs_table(suite: Suite) -> Table:
                 number(words.seconds((r.record.get("training") or {}).get("seconds"))),
                 Entry(str(r.record["plan_hash"])),
                 Entry(str(r.record["fingerprint"])[:16]),
-            ]
+            ],
+            record=str(r.id),
         )
         for r in runs
     ]

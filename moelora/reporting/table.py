@@ -15,20 +15,23 @@ class Entry:
         detail: What stands beneath it, smaller: an interval, a note.
         marks: Any of `best`, `single` (one seed), `chance`, `lost` (no score, a reason), `absent`, `number`.
         title: A sentence for those who ask.
+        link: Id of the record behind it, the first where there are several.
     """
 
     text: str
     detail: str = ""
     marks: frozenset[str] = frozenset()
     title: str = ""
+    link: str = ""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: its heading is the first entry; `kind` is `reference`, `matched` or empty."""
+    """One row: its heading is the first entry; `kind` is `reference`, `matched` or empty; `record` is whose it is."""
 
     entries: Sequence[Entry]
     kind: str = ""
+    record: str = ""
 
 
 @dataclass(frozen=True)

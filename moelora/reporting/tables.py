@@ -7,7 +7,7 @@ from typing import Any
 
 from moelora.reporting import words
 from moelora.reporting.cells import AVERAGE, Cell, Interference, Panel
-from moelora.reporting.runs import Suite
+from moelora.reporting.runs import Run, Suite
 from moelora.reporting.table import Entry, Row, Table, number, plain
 
 LEGEND = (
@@ -84,7 +84,13 @@ def score_entry(cell: Cell) -> Entry:
     if cell.lost:
         detail += f" {len(cell.lost)} of {len(cell.lost) + len(cell.runs)} {_lost_words(cell)}"
     seeds = words.plural(e.n_seeds, "seed")
-    return Entry(words.points(e.mean), detail, frozenset(marks), f"{seeds}; 95 % interval {low} to {high}")
+    title = f"{seeds}; 95 % interval {low} to {high}"
+    return Entry(words.points(e.mean), detail, frozenset(marks), title, first_record(cell.runs))
+
+
+def first_record(runs: Sequence[Run]) -> str:
+    """Return the id of the record that a number of several runs links to: the smallest seed's; empty without runs."""
+    return str(min(runs, key=lambda r: (r.task, r.seed)).id) if runs else ""
 
 
 def all_metrics(suite: Suite, found: Iterable[Panel]) -> Table:
@@ -98,6 +104,7 @@ def all_metrics(suite: Suite, found: Iterable[Panel]) -> Table:
                 runs = panel.cells[variant, index].runs
                 for metric in sorted({m for r in runs for m in r.scores[column.task].metrics}):
                     values = [r.scores[column.task].metrics[metric] for r in runs]
+                    mean = words.points(sum(values) / len(values), 2)
                     body.append(
                         Row(
                             [
@@ -107,7 +114,7 @@ def all_metrics(suite: Suite, found: Iterable[Panel]) -> Table:
                                 Entry(words.regime_label(column.regime)),
                                 Entry(suite.task_title(column.task)),
                                 Entry(words.metric_label(metric)),
-                                Entry(words.points(sum(values) / len(values), 2), marks=frozenset({"number"})),
+                                Entry(mean, marks=frozenset({"number"}), link=first_record(runs)),
                                 Entry(" ".join(words.points(v, 2) for v in values), marks=frozenset({"number"})),
                             ]
                         )

@@ -19,6 +19,7 @@ def _add_report(verbs) -> None:
     verb.add_argument("--stability", type=Path, nargs="*", default=[], metavar="FILE",
                       help="how samples agree, from `moelora sensitivity --stability`")  # fmt: skip
     verb.add_argument("--search", type=Path, nargs="?", metavar="FILE", help="trials of a finished search")
+    verb.add_argument("--claims", type=Path, nargs="?", metavar="FILE", help="claims.json of `moelora claims`")
     verb.add_argument("--suite", type=Path, required=True, metavar="SUITE.json")
     verb.add_argument("--title", required=True)
     verb.add_argument("--out", type=Path, required=True, metavar="DIR")

@@ -8,8 +8,11 @@ import pytest
 from moelora import cli
 from moelora.claims import Judgement, Recipe
 from moelora.config import ConfigDir
+from moelora.errors import RecordError
 from moelora.files import read_json
 from moelora.reporting import claims, claims_page, collect, render
+from moelora.reporting.claims_part import read_part
+from moelora.reporting.command import write_report
 from moelora.reporting.runs import Suite
 from moelora.reporting.table import Entry, Row, plain
 
@@ -87,6 +90,29 @@ def test_csv_has_every_claim_with_its_conditions(written):
     boolq = by_id["mixlora/table-1/single-task/llama-2-7b/lora/boolq/accuracy-pct"]
     assert boolq["remarks"].startswith("constant: 62.2")
     assert boolq["verdict"] == "not run" and boolq["command"].startswith("snakemake")
+
+
+def test_what_the_report_shows_is_written_and_read_back(written, tmp_path):
+    judgements, out = written
+    part = read_part(out / "claims.json")
+    assert "1,966 published numbers" in part.said[0]
+    made = [j for j in judgements if j.ours or j.tuned]
+    assert f"something of {len(made):,}" in part.said[0] and len(made) > 0
+    assert len(part.table.rows) == min(len(made), 40)
+    assert all(row.entries[5].text != "–" or row.entries[6].text != "–" for row in part.table.rows)
+    (tmp_path / "cut.json").write_text("{}")
+    with pytest.raises(RecordError, match="expected the keys said"):
+        read_part(tmp_path / "cut.json")
+
+
+def test_the_report_has_the_claims_where_it_is_given_them(glue_suite, written, tmp_path):
+    frame, costs, document, _root = glue_suite
+    write_report(frame, costs, tmp_path, document=document, claims=read_part(written[1] / "claims.json"))
+    html = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert 'href="#claims"' in html and 'href="claims/claims.html"' in html
+    assert "not comparable" in html
+    write_report(frame, costs, tmp_path, document=document)
+    assert "claims.html" not in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
 def test_the_same_records_give_the_same_bytes(suite, written, tmp_path):

@@ -58,6 +58,7 @@ SUITE_JSON = f"{ROOT}/{layout.SUITE}"
 REPORT_PAGE = f"{REPORT}/index.html"
 REPORT_TABLES = f"{REPORT}/tables"
 REPORT_FIGURES = f"{REPORT}/figures"
+REPORT_CLAIMS = f"{REPORT}/claims/claims.json"
 TRAINED = f"{ROOT}/{layout.manifest('{job}.trained')}"
 SCORED = f"{ROOT}/{layout.manifest('{job}')}"
 
@@ -247,6 +248,18 @@ def get_costs():
 def get_speed_records():
     """Return the records of the bench that the suite shows; their paths are relative to the checkout."""
     return [Path(workflow.basedir) / path for path in SUITE["speed"]]
+
+
+def get_claims():
+    """Return what published claims say of the suite's records, where it asks for that."""
+    return [REPORT_CLAIMS] if SUITE["claims"] else []
+
+
+def get_claim_files():
+    """Return the files of claims."""
+    return sorted(
+        os.path.relpath(path) for path in CONFIG_DIR.path.glob("claims/*.yaml")
+    )
 
 
 def get_manifests():

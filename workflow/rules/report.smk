@@ -1,4 +1,26 @@
-# Tables, figures and the page.
+# Tables, figures and the pages.
+
+
+rule claims:
+    input:
+        records=RECORDS,
+        costs=get_costs(),
+        claims=get_claim_files(),
+    output:
+        part=REPORT_CLAIMS,
+        page=report(
+            f"{REPORT}/claims/claims.html",
+            caption="../report/claims.rst",
+            category="Report",
+        ),
+    log:
+        get_suite_path(layout.log("report", "claims")),
+    params:
+        fingerprint=get_command_fingerprint("moelora.reporting.claims_page"),
+        config=str(CONFIG_DIR.path),
+    shell:
+        "python -m moelora claims --records {input.records} --costs {input.costs} --config-dir {params.config:q} "
+        "--out $(dirname {output.page:q}) > {log} 2>&1"
 
 
 rule report:
@@ -8,6 +30,7 @@ rule report:
         speed=get_speed_records(),
         stability=get_suite_stabilities(),
         search=get_search_trials(),
+        claims=get_claims(),
         suite=SUITE_JSON,
     output:
         page=report(REPORT_PAGE, caption="../report/page.rst", category="Report"),
@@ -31,5 +54,5 @@ rule report:
         unproven=get_unproven(),
     shell:
         "python -m moelora report --records {input.records} --costs {input.costs} --stability {input.stability} "
-        "--speed {input.speed} --search {input.search} --suite {input.suite} --title {params.title:q} "
+        "--speed {input.speed} --search {input.search} --claims {input.claims} --suite {input.suite} --title {params.title:q} "
         "--out $(dirname {output.page:q}) > {log} 2>&1"
