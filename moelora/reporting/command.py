@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from moelora.reporting import (
 from moelora.reporting.claims_part import ClaimsPart, read_part
 from moelora.reporting.collect import read_records
 from moelora.reporting.figures.speed import draw_sweep
+from moelora.reporting.long_csv import curves_csv, loads_csv
 from moelora.reporting.page import Comparison, Content, page
 from moelora.reporting.placed import placed
 from moelora.reporting.runs import Suite
@@ -139,12 +141,7 @@ def write_report(
         )
     }
     drawn = figures.draw_all(suite, panels, effects, costs, stabilities)
-    compared = [
-        Comparison(
-            one["name"], speed.conditions(one), speed.speed_tables(one), draw_sweep(one) if one["axis"] else None
-        )
-        for one in speeds
-    ]
+    compared = [_comparison(one) for one in speeds]
     drawn += [one.figure for one in compared if one.figure]
     others |= {table.name: table for one in compared for table in one.tables}
     findings = summarise(suite, panels, effects, costs)
@@ -152,6 +149,7 @@ def write_report(
         others["search"] = search.search_table(searched)
         drawn += figures.draw_search(searched)
         findings.insert(-1, search.search_finding(suite, panels, searched))
+    long = {"curves": curves_csv(suite), "loads": loads_csv(suite)}
     content = Content(
         suite=suite,
         title=title or suite.title,
@@ -159,6 +157,7 @@ def write_report(
         headlines=headlines,
         tables=others,
         figures=drawn,
+        files={"headline", *others, *long},
         compared=compared,
         claims=claims,
         warnings=[*warnings(suite), *unproven_warnings(unproven)],
@@ -170,12 +169,20 @@ def write_report(
         atomic_write_text(out / "tables" / f"{name}.md", render.markdown([table]))
         atomic_write_text(out / "tables" / f"{name}.tex", render.latex([table]))
         atomic_write_text(out / "tables" / f"{name}.csv", render.csv_of([table]))
+    for name, text in long.items():
+        atomic_write_text(out / "tables" / f"{name}.csv", text)
     _make_folder(out / "figures")
     for figure in drawn:
         atomic_write_text(out / "figures" / f"{figure.name}.svg", figure.svg)
     _remove_others(out / "figures", {f"{f.name}.svg" for f in drawn})
     # The page comes last: where it is, the files it speaks of are.
     atomic_write_text(out / "index.html", page(content))
+
+
+def _comparison(record: Mapping[str, Any]) -> Comparison:
+    shown = speed.speed_tables(record)
+    drawn = replace(draw_sweep(record), data=tuple(t.name for t in shown)) if record["axis"] else None
+    return Comparison(record["name"], speed.conditions(record), shown, drawn)
 
 
 def warnings(suite: Suite) -> list[str]:

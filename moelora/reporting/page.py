@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,22 @@ _FAMILIES = {
     "stability": "Do small samples agree on what is sensitive?",
     "curves": "Training curves",
 }
+
+_DATA = {
+    "pareto": ("headline", "costs"),
+    "placements": ("headline", "experts"),
+    "tasks": ("headline",),
+    "interference": ("interference",),
+    "routing": ("loads",),
+    "routers": ("routers",),
+    "experts": ("routers",),
+    "load": ("loads",),
+    "allocation": ("experts", "sensitivity"),
+    "stability": ("stability",),
+    "curves": ("curves",),
+    "search": ("search",),
+}
+"""Tables, below `tables/`, that hold what the figures of a family show; a figure may name its own instead."""
 
 _FOLDED = frozenset({"routers", "experts", "load", "allocation", "curves"})
 """Families of which the page opens the first figure only: there are many, and they are looked up."""
@@ -63,6 +79,7 @@ class Content:
         headlines: One table a panel.
         tables: The other tables by name.
         figures: All figures.
+        files: Names of the CSV files beside the page, without their ending.
         compared: Records of the bench.
         claims: What papers claim about runs of this suite, where the suite asks for it.
         warnings: What a reader must know about the records themselves.
@@ -74,6 +91,7 @@ class Content:
     headlines: Sequence[Table]
     tables: Mapping[str, Table]
     figures: Sequence[Figure]
+    files: Collection[str] = ()
     compared: Sequence[Comparison] = ()
     claims: ClaimsPart | None = None
     warnings: Sequence[str] = ()
@@ -100,6 +118,7 @@ def page(content: Content) -> str:
         facts=_facts(content.suite),
         legend=LEGEND,
         synthetic_words=SYNTHETIC,
+        data=lambda figure: [name for name in figure.data or _DATA.get(figure.family, ()) if name in content.files],
         linked={row.record for row in runs},
         script=Markup(read_script()),
         inline=lambda figure: Markup(figure.inline),

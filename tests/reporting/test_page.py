@@ -1,3 +1,5 @@
+import csv
+import json
 import re
 from html.parser import HTMLParser
 
@@ -62,6 +64,28 @@ def test_every_score_leads_to_its_run(tiny_report, tiny_suite):
     assert linked <= set(frame["id"])
     finished = frame.loc[frame["status"] == "finished", "id"]
     assert len(set(re.findall(r'id="run-([^"]+)"', text))) >= finished.nunique()
+
+
+def test_every_figure_comes_with_its_data(tiny_report):
+    text = (tiny_report / "index.html").read_text(encoding="utf-8")
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", text, re.DOTALL)
+    assert len(captions) > 10
+    for caption in captions:
+        assert re.search(r'href="figures/[^"]+\.svg" download', caption)
+        assert re.search(r'href="tables/[^"]+\.csv" download', caption), caption
+
+
+def test_curves_and_loads_are_all_there(tiny_report, tiny_suite):
+    frame, *_ = tiny_suite
+    records = [json.loads(text) for text in frame.drop_duplicates("id")["record"]]
+    rows = list(csv.DictReader(open(tiny_report / "tables" / "curves.csv", encoding="utf-8")))
+    assert len(rows) == sum(len(r["training"]["loss_curve"]) for r in records if r["training"])
+    loads = list(csv.DictReader(open(tiny_report / "tables" / "loads.csv", encoding="utf-8")))
+    entries = [e for r in records for e in r["routing"]]
+    assert len(loads) == sum(len(x) for e in entries for x in e["load"].values()) > 0
+    one = next(r for r in records if r["routing"])
+    mine = [x for x in loads if all(x[k] == str(one[k]) for k in ("model", "task", "variant", "regime", "seed"))]
+    assert float(mine[0]["load"]) == next(iter(sorted(one["routing"][0]["load"].items())))[1][0]
 
 
 def test_tables_can_be_sorted_by_every_column(tiny_report):

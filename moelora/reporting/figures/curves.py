@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from moelora.reporting import words
 from moelora.reporting.cells import Panel
 from moelora.reporting.figures.style import Figure, Palette, canvas, hide_unused, to_svg
+from moelora.reporting.long_csv import loss_curve
 from moelora.reporting.runs import Run, Suite
 
 
@@ -16,15 +16,10 @@ def draw(suite: Suite, panels: Sequence[Panel], *, palette: Palette, **_: object
     figures = []
     for panel in panels:
         for regime, _indexes in panel.regimes:
-            runs = [r for r in panel.runs if r.regime == regime and _curve(r)]
+            runs = [r for r in panel.runs if r.regime == regime and loss_curve(r)]
             if runs:
                 figures.append(_figure(suite, panel, regime, runs, palette))
     return figures
-
-
-def _curve(run: Run) -> list[tuple[float, float]]:
-    curve = (run.record.get("training") or {}).get("loss_curve") or []
-    return [(step, loss) for step, loss in curve if loss is not None and math.isfinite(loss)]
 
 
 def _figure(suite: Suite, panel: Panel, regime: str, runs: Sequence[Run], palette: Palette) -> Figure:
@@ -37,9 +32,10 @@ def _figure(suite: Suite, panel: Panel, regime: str, runs: Sequence[Run], palett
         flat = list(grid.ravel())
         for axes, task in zip(flat, tasks, strict=False):
             for run in (r for r in runs if r.task == task):
-                steps, losses = zip(*_curve(run), strict=True)
+                steps, losses = zip(*loss_curve(run), strict=True)
                 style = "--" if suite.matched_to(run.variant) else "-"
-                (line,) = axes.plot(steps, losses, style, color=palette.colour(run.variant), linewidth=1.2, alpha=0.75)
+                marker = {**palette.marker(run.variant), "markersize": 4.5, "markevery": [-1]}
+                (line,) = axes.plot(steps, losses, style, linewidth=1.2, alpha=0.75, **marker)
                 handles.setdefault(run.variant, line)
                 if run.status == "diverged":
                     axes.plot(steps[-1:], losses[-1:], "x", color=palette.colour(run.variant))
@@ -55,6 +51,7 @@ def _figure(suite: Suite, panel: Panel, regime: str, runs: Sequence[Run], palett
         name=f"curves--{panel.name}--{regime}",
         family="curves",
         title=f"Training curves: {panel.title}{regime_words}",
-        caption="One line a seed; dashed lines are matched LoRA, a cross ends a run that diverged.",
+        caption="One line a seed, the variant's mark at its end; dashed lines are matched LoRA, a cross ends a run "
+        "that diverged.",
         svg=svg,
     )

@@ -71,6 +71,7 @@ class Figure:
         title: A few words.
         caption: One sentence on what to see.
         svg: A complete SVG file.
+        data: Names of the tables with its numbers, where its family does not say it.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Figure:
     title: str
     caption: str
     svg: str
+    data: tuple[str, ...] = ()
 
     @property
     def inline(self) -> str:
