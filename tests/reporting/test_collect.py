@@ -37,7 +37,7 @@ def test_written_rows_come_back(small, tmp_path):
     again = collect.read_records(tmp_path / "records.parquet")
     assert again["record"].tolist() == frame["record"].tolist()
     assert again["value"].tolist()[:2] == frame["value"].tolist()[:2]
-    assert again["item_correct"][0].tolist() == frame["item_correct"][0]
+    assert again["item_correct"][0].tolist() == frame["item_correct"][0].tolist()
 
 
 def test_the_order_of_manifests_does_not_matter(tiny_suite, tmp_path):
