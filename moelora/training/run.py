@@ -87,6 +87,7 @@ def train_run(run: Run) -> Any:
             epochs=training.get("epochs"),
             max_steps=training.get("max_steps"),
             by_task=tasks[0].kind != "multiple_choice",
+            sampling=training.get("sampling"),
         )
         seed_everything(derive_seed("training", plan["seed"]))
         result = train_loop(
@@ -115,6 +116,7 @@ def train_run(run: Run) -> Any:
                 "steps",
                 "tokens",
                 "examples",
+                "examples_by_task",
                 "loss_curve",
                 "balance_curve",
                 "micro_batch_size",
