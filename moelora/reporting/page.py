@@ -22,6 +22,7 @@ _FAMILIES = {
     "placements": "Where to put a budget of experts",
     "tasks": "Scores by task",
     "routing": "Does the router tell the tasks apart?",
+    "overlap": "Which tasks share experts?",
     "routers": "Does the router decide, and are all experts used?",
     "experts": "Do the experts differ, and do seeds agree?",
     "load": "Expert load",
@@ -30,7 +31,7 @@ _FAMILIES = {
     "curves": "Training curves",
 }
 
-_FOLDED = frozenset({"routers", "experts", "load", "allocation", "curves"})
+_FOLDED = frozenset({"overlap", "routers", "experts", "load", "allocation", "curves"})
 """Families of which the page opens the first figure only: there are many, and they are looked up."""
 
 
@@ -91,6 +92,7 @@ def page(content: Content) -> str:
         families=[f for f in families if f[2]],
         folded=_FOLDED,
         interference_figures=[f for f in content.figures if f.family == "interference"],
+        forgetting_figures=[f for f in content.figures if f.family == "forgetting"],
         search_figures=[f for f in content.figures if f.family == "search"],
         environments=provenance.environments(content.suite),
         facts=_facts(content.suite),
