@@ -49,7 +49,7 @@ def expand(
     runs: dict[str, Run] = {}
     for name in {name: None for cell in suite["grid"] for name in cell["models"]}:
         models[name] = config_dir.load("model", name, source)
-    check_forgetting(suite, models, source)
+    check_forgetting(suite, models.values(), source)
     load_task = cache(lambda name: config_dir.load("task", name, source))
 
     def forgetting(model: str, own: tuple[str, ...]) -> "dict[str, Any] | None":

@@ -9,36 +9,29 @@ from moelora.errors import ConfigError
 KEY = "forgetting"
 
 
-def check_forgetting(suite: Mapping[str, Any], models: Mapping[str, Mapping[str, Any]], source: str) -> None:
-    """Refuse what cannot be measured on the models of the grid.
+def check_forgetting(suite: Mapping[str, Any], models: Iterable[Mapping[str, Any]], source: str) -> None:
+    """Refuse a text that is not said in one way, and the built-in text where a decoder comes from the hub.
 
-    That is a text that is not said in one way, the built-in text where a model comes from the hub, and a part that no
-    model has use for.
+    A part that no model has use for, as probes without an encoder, measures nothing.
 
     Raises:
         ConfigError: as said.
     """
-    asked = suite[KEY] or {}
-    text = asked.get("text")
-    if text is not None:
-        if ("builtin" in text) == ("hub" in text):
+    text = (suite[KEY] or {}).get("text")
+    if text is None:
+        return
+    if ("builtin" in text) == ("hub" in text):
+        raise ConfigError(
+            f"{source}: '{KEY}.text' must name either builtin: corpus or the hub id of a data set, found {sorted(text)}"
+        )
+    if "hub" in text:
+        return
+    if foreign := sorted({"config", "revision", "split", "field"} & set(text)):
+        raise ConfigError(f"{source}: '{KEY}.text.{foreign[0]}' is for data sets of the hub; take it out")
+    for model in models:
+        if model["architecture"] == "decoder" and "builtin" not in model["source"]:
             raise ConfigError(
-                f"{source}: '{KEY}.text' must name either builtin: corpus or the hub id of a data set, found "
-                f"{sorted(text)}"
-            )
-        hub_keys = sorted({"config", "revision", "split", "field"} & set(text)) if "builtin" in text else []
-        if hub_keys:
-            raise ConfigError(f"{source}: '{KEY}.text.{hub_keys[0]}' is for data sets of the hub; take it out")
-    for part, architecture in (("text", "decoder"), ("probes", "encoder")):
-        fitting = [model for model in models.values() if model["architecture"] == architecture]
-        if asked.get(part) is None:
-            continue
-        if not fitting:
-            raise ConfigError(f"{source}: '{KEY}.{part}' is for {architecture}s, and 'grid' has none; take it out")
-        foreign = [model["name"] for model in fitting if "builtin" not in model["source"]]
-        if part == "text" and "builtin" in text and foreign:
-            raise ConfigError(
-                f"{source}: '{KEY}.text' is held out of the corpus of the built-in models, but '{foreign[0]}' is of "
+                f"{source}: '{KEY}.text' is held out of the corpus of the built-in models, but '{model['name']}' is of "
                 "the hub; name a data set of the hub instead, as in {hub: Salesforce/wikitext, config: "
                 "wikitext-2-raw-v1}"
             )
