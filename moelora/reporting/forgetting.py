@@ -9,6 +9,7 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,6 @@ class Change:
         base: Loss or score of the base alone.
         tuned: The same of the tuned model, the mean over seeds.
         scores: The change by seed with draws over documents or items.
-        estimate: The change and its interval.
         weak: Whether the base's probe can't be told from a constant answer, so that no drop could show.
         parts: How many measures by training tasks it is the mean of.
     """
@@ -49,9 +49,13 @@ class Change:
     base: float
     tuned: float
     scores: stats.SeedScores
-    estimate: stats.Estimate
     weak: bool = False
     parts: int = 1
+
+    @cached_property
+    def estimate(self) -> stats.Estimate:
+        """The change, the mean over seeds, and its interval."""
+        return self.scores.estimate()
 
     @property
     def is_text(self) -> bool:
@@ -97,7 +101,7 @@ def summaries(panels: Sequence[Panel]) -> list[Change]:
             scores = stats.average_scores([c.scores for c in parts])
             if scores is None or {(c.trained_on, c.measure) for c in parts} != wanted:
                 continue
-            base, estimate = float(np.mean([c.base for c in parts])), scores.estimate()
+            base, lost = float(np.mean([c.base for c in parts])), float(np.mean(list(scores.values.values())))
             found.append(
                 Change(
                     model=panel.model,
@@ -106,9 +110,8 @@ def summaries(panels: Sequence[Panel]) -> list[Change]:
                     variant=variant,
                     measure=TEXT if is_text else "probes",
                     base=base,
-                    tuned=base + estimate.mean if is_text else base - estimate.mean,
+                    tuned=base + lost if is_text else base - lost,
                     scores=scores,
-                    estimate=estimate,
                     parts=len(parts),
                 )
             )
@@ -137,11 +140,9 @@ def _change(
     model: str, trained_on: str, regime: str, variant: str, measure: str, entries: Mapping[int, Mapping[str, Any]]
 ) -> Change:
     which = "rise" if measure == TEXT else "drop"
-    # Every run reads the same documents or items, so all of them are drawn alike.
-    key = zlib.crc32(measure.encode())
     scores = stats.SeedScores(
         values={seed: entry[which] for seed, entry in entries.items()},
-        draws={seed: entry[which] + stats.normal_draws(*entry["interval"], key=key) for seed, entry in entries.items()},
+        draws={seed: entry[which] + _draws(measure, *entry["interval"]) for seed, entry in entries.items()},
         bounds=None,
     )
     said = list(entries.values())
@@ -154,9 +155,18 @@ def _change(
         base=float(np.mean([entry["base"] for entry in said])),
         tuned=float(np.mean([entry["tuned"] for entry in said])),
         scores=scores,
-        estimate=scores.estimate(),
         weak=measure != TEXT and is_weak(said[0]),
     )
+
+
+def _draws(measure: str, low: float, high: float) -> np.ndarray:
+    # Every run reads the same documents or items, so all of them are drawn alike; only the width differs.
+    return (high - low) / 2 * _unit_draws(measure)
+
+
+@lru_cache(maxsize=256)
+def _unit_draws(measure: str) -> np.ndarray:
+    return stats.normal_draws(-1.0, 1.0, key=zlib.crc32(measure.encode()))
 
 
 def is_weak(probe: Mapping[str, Any]) -> bool:
