@@ -11,9 +11,10 @@ from world import plan, task_document, write_plan
 from moelora.errors import ConfigError, DataUnavailableError, RecordError
 from moelora.evaluation.forgetting import subject as kept
 from moelora.evaluation.forgetting import text as text_module
-from moelora.evaluation.forgetting.probes import drop_interval
-from moelora.evaluation.forgetting.subject import changes_body
+from moelora.evaluation.forgetting.probes import correlations, drop_interval
+from moelora.evaluation.forgetting.subject import changes_body, resampling
 from moelora.evaluation.forgetting.text import batches, text_pieces
+from moelora.evaluation.metrics import score
 from moelora.files import read_json
 from moelora.records import read_record, validate_record
 from moelora.tasks import load_task
@@ -279,6 +280,16 @@ def test_the_interval_of_a_drop_pairs_the_items():
     grades = numpy.linspace(0, 5, 60)
     assert drop_interval("pearson", grades, grades, grades, "x") == pytest.approx([0.0, 0.0])
     assert drop_interval("pearson", grades, grades, -grades, "x") == pytest.approx([2.0, 2.0])
+    assert drop_interval("pearson", grades, grades, numpy.ones(60), "x") == pytest.approx([1.0, 1.0])
+
+
+def test_correlations_of_resamples_are_those_of_the_rows_drawn():
+    generator = numpy.random.default_rng(0)
+    labels, said = generator.random(40) * 5, generator.random(40)
+    drawn = resampling(40, "test", "x")
+    for counts, found in zip(drawn[:50], correlations(drawn[:50], labels, said), strict=True):
+        rows = numpy.repeat(numpy.arange(40), counts.astype(int))
+        assert found == pytest.approx(score("pearson", labels[rows], said[rows]), abs=1e-9)
 
 
 def test_a_record_of_another_shape_is_refused(decoder):

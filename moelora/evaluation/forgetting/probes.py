@@ -19,7 +19,6 @@ from moelora.tasks import Task
 from moelora.training.encode import Encoded, collate, encode, encode_training
 
 PENALTY = 1.0  # weight of the squared norm; states are standardised, so it means the same for every model
-SLOW_DRAWS = 300  # resamples of a correlation, which has no short cut
 
 
 def probe_change(subject: Subject, task: Task) -> dict[str, Any]:
@@ -93,7 +92,17 @@ def drop_interval(
     drawn = resampling(len(labels), "probe", purpose)
     if metric == "accuracy":
         return interval(drawn @ ((before == labels).astype(float) - (after == labels)) / len(labels))
-    chosen = [numpy.repeat(numpy.arange(len(labels)), counts.astype(int)) for counts in drawn[:SLOW_DRAWS]]
-    return interval(
-        [score(metric, labels[rows], before[rows]) - score(metric, labels[rows], after[rows]) for rows in chosen]
-    )
+    return interval(correlations(drawn, labels, before) - correlations(drawn, labels, after))
+
+
+def correlations(drawn: numpy.ndarray, labels: numpy.ndarray, predictions: numpy.ndarray) -> numpy.ndarray:
+    """Return the Pearson correlation in each resample, (B,), from how often each item comes in it, (B, N).
+
+    A constant correlates with nothing: 0, as everywhere here.
+    """
+    x, y, count = labels - labels.mean(), predictions - predictions.mean(), drawn.sum(1)
+    mean_x, mean_y = drawn @ x / count, drawn @ y / count
+    spread_x, spread_y = drawn @ x**2 / count - mean_x**2, drawn @ y**2 / count - mean_y**2
+    spread = numpy.sqrt(numpy.maximum(spread_x * spread_y, 0.0))
+    shared = drawn @ (x * y) / count - mean_x * mean_y
+    return numpy.divide(shared, spread, out=numpy.zeros_like(shared), where=spread > 1e-12)

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,13 @@ class Subject:
         return _kept[key]
 
 
+@lru_cache(maxsize=16)
 def resampling(count: int, *purpose: str) -> numpy.ndarray:
-    """Return how often each of ``count`` things comes in each of `DRAWS` resamples, (DRAWS, count)."""
+    """Return how often each of ``count`` things comes in each of `DRAWS` resamples, (DRAWS, count), read-only."""
     generator = numpy.random.default_rng(derive_seed("forgetting bootstrap", *purpose))
-    return generator.multinomial(count, numpy.full(count, 1 / count), size=DRAWS).astype(float)
+    counts = generator.multinomial(count, numpy.full(count, 1 / count), size=DRAWS).astype(float)
+    counts.setflags(write=False)
+    return counts
 
 
 def interval(draws: "numpy.ndarray | list[float]") -> list[float]:
