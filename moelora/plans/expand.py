@@ -3,6 +3,7 @@
 import copy
 import itertools
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from moelora.config import ConfigDir, fill_defaults
 from moelora.errors import ConfigError, nearest
 from moelora.plans import layout
 from moelora.plans.expansion import SCHEMA, Expansion, Job, Run
+from moelora.plans.forgetting import check_forgetting, plan_forgetting
+from moelora.plans.mixtures import check_sampling, plan_sampling
 from moelora.plans.placements import allocation_file
 from moelora.plans.searched import fill_search, search_document, searched_runs
 from moelora.plans.transfer import as_transfer, check_transfers, transfer_document, wanted_tasks
@@ -40,9 +43,18 @@ def expand(
     check_regimes(suite, {variant.name for variant in variants}, source)
     check_limits(suite, source)
     check_filter(suite, source)
+    check_sampling(suite, source)
     models: dict[str, dict] = {}
     tasks: dict[str, dict] = {}
     runs: dict[str, Run] = {}
+    for name in {name: None for cell in suite["grid"] for name in cell["models"]}:
+        models[name] = config_dir.load("model", name, source)
+    check_forgetting(suite, models.values(), source)
+    load_task = cache(lambda name: config_dir.load("task", name, source))
+
+    def forgetting(model: str, own: tuple[str, ...]) -> "dict[str, Any] | None":
+        return plan_forgetting(suite, models[model], own, load_task, config_dir.schema("suite"), source)
+
     for cell in suite["grid"]:
         mixtures = {name: [name] for name in cell.get("tasks", [])}
         for name, members in cell.get("mixtures", {}).items():
@@ -51,8 +63,6 @@ def expand(
             mixtures[name] = members
         if not mixtures:
             raise ConfigError(f"{source}: a cell of 'grid' has neither tasks nor mixtures; add one of them")
-        for name in cell["models"]:
-            models.setdefault(name, config_dir.load("model", name, source))
         targets = [transfer["to"] for transfer in cell.get("transfer", [])]
         for member in (*(member for members in mixtures.values() for member in members), *targets):
             tasks.setdefault(member, config_dir.load("task", member, source))
@@ -63,8 +73,9 @@ def expand(
         for model in cell["models"]:
             for task, members in mixtures.items():
                 check_fit(models[model], [tasks[member] for member in members], source)
+                loaded, forgotten = [tasks[member] for member in members], forgetting(model, tuple(members))
                 for variant in variants:
-                    for run in _runs(suite, config_dir, models[model], task, [tasks[m] for m in members], variant):
+                    for run in _runs(suite, config_dir, models[model], task, loaded, variant, forgotten):
                         if run.folder in runs and runs[run.folder].plan != run.plan:
                             raise ConfigError(
                                 f"{source}: '{task}' on '{model}' stands in 'grid' twice with other tasks; "
@@ -73,7 +84,8 @@ def expand(
                         runs.setdefault(run.folder, run)
             for transfer, variant in itertools.product(cell.get("transfer", []), variants):
                 target, document = tasks[transfer["to"]], documents[layout.transfer(transfer)]
-                for run in _runs(suite, config_dir, models[model], transfer["to"], [target], variant):
+                forgotten = forgetting(model, (transfer["from"], transfer["to"]))
+                for run in _runs(suite, config_dir, models[model], transfer["to"], [target], variant, forgotten):
                     moved = as_transfer(run, transfer, document)
                     runs.setdefault(moved.folder, moved)
         tasks |= documents
@@ -187,7 +199,7 @@ def check_architecture(variant: Variant, model: Mapping[str, Any], source: str) 
         )
 
 
-def _runs(suite, config_dir, model, task, members, variant):
+def _runs(suite, config_dir, model, task, members, variant, forgetting):
     """Yield the runs of one variant on one task: regimes by seeds."""
     untrained = is_untrained(variant, model)
     for regime, rules in suite["regimes"].items():
@@ -196,6 +208,7 @@ def _runs(suite, config_dir, model, task, members, variant):
         label = layout.label(variant.name, regime, len(suite["regimes"]))
         pending: dict[str, Any] = {}
         training = merge_training(suite, config_dir, regime, task, variant.name, model)
+        training = plan_sampling(training, len(members))
         if rules.get("tune") and not untrained:
             training["learning_rate"] = None
             pending["learning_rate"] = layout.tuning(model["name"], task, label)
@@ -231,6 +244,8 @@ def _runs(suite, config_dir, model, task, members, variant):
             }
             if any(suite["diagnostics"].values()):
                 plan["diagnostics"] = suite["diagnostics"]
+            if forgetting and not untrained:
+                plan["forgetting"] = forgetting
             folder = layout.run_folder(model["name"], task, label, seed)
             yield Run(plan, folder, model["name"], task, variant, label, regime, seed)
 

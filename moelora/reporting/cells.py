@@ -257,13 +257,21 @@ def difference(first: Cell, second: Cell) -> stats.Difference:
 
 @dataclass(frozen=True)
 class Interference:
-    """Multi-task minus single-task score of one variant on one task."""
+    """Multi-task minus single-task score of one variant on one task.
+
+    Attributes:
+        single: The single-task score over the seeds that both have; over its own where they share none.
+        multi: The multi-task score over the same seeds.
+        difference: The second minus the first.
+    """
 
     model: str
     mixture: str
     regime: str
     task: str
     variant: str
+    single: stats.Estimate
+    multi: stats.Estimate
     difference: stats.Difference
 
 
@@ -283,16 +291,10 @@ def interference(found: Iterable[Panel]) -> list[Interference]:
             for variant in multi.variants:
                 a, b = multi.cells[variant, index], single.cells.get((variant, other), Cell())
                 if a.scores and b.scores and not a.borrowed and any(_trained(r) for r in a.runs):
-                    result.append(
-                        Interference(
-                            multi.model,
-                            str(multi.mixture),
-                            column.regime,
-                            column.task,
-                            variant,
-                            difference(a, b),
-                        )
-                    )
+                    place = (multi.model, str(multi.mixture), column.regime, column.task, variant)
+                    shared = set(a.scores.values) & set(b.scores.values)
+                    mine, alone = (s.only(shared) if shared else s for s in (a.scores, b.scores))
+                    result.append(Interference(*place, alone.estimate(), mine.estimate(), difference(a, b)))
     return result
 
 

@@ -23,6 +23,7 @@ _FAMILIES = {
     "placements": "Where to put a budget of experts",
     "tasks": "Scores by task",
     "routing": "Does the router tell the tasks apart?",
+    "overlap": "Which tasks share experts?",
     "routers": "Does the router decide, and are all experts used?",
     "experts": "Do the experts differ, and do seeds agree?",
     "load": "Expert load",
@@ -39,7 +40,9 @@ _DATA = {
     "routing": ("loads",),
     "routers": ("routers",),
     "experts": ("routers",),
+    "overlap": ("loads",),
     "load": ("loads",),
+    "forgetting": ("forgetting-details",),
     "allocation": ("experts", "sensitivity"),
     "stability": ("stability",),
     "curves": ("curves",),
@@ -47,7 +50,7 @@ _DATA = {
 }
 """Tables, below `tables/`, that hold what the figures of a family show; a figure may name its own instead."""
 
-_FOLDED = frozenset({"routers", "experts", "load", "allocation", "curves"})
+_FOLDED = frozenset({"overlap", "routers", "experts", "load", "allocation", "curves"})
 """Families of which the page opens the first figure only: there are many, and they are looked up."""
 
 
@@ -113,6 +116,7 @@ def page(content: Content) -> str:
         families=[f for f in families if f[2]],
         folded=_FOLDED,
         interference_figures=[f for f in content.figures if f.family == "interference"],
+        forgetting_figures=[f for f in content.figures if f.family == "forgetting"],
         search_figures=[f for f in content.figures if f.family == "search"],
         environments=provenance.environments(content.suite),
         facts=_facts(content.suite),

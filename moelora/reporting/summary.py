@@ -10,6 +10,7 @@ from typing import Any
 from moelora.reporting import words
 from moelora.reporting.cells import AVERAGE, Interference, Panel, difference
 from moelora.reporting.diagnostics import blocks, routers
+from moelora.reporting.forgetting import Change, summaries
 from moelora.reporting.runs import Suite
 
 
@@ -43,6 +44,9 @@ def summarise(
     lines = _interference(suite, effects)
     if lines:
         found.append(Finding("Interference between tasks", lines))
+    lines = tuple(_forgetting(suite, summaries(panels)))
+    if lines:
+        found.append(Finding("What was forgotten", lines))
     lines = _routing(suite, panels)
     if lines:
         found.append(Finding("Routers and experts", lines))
@@ -143,6 +147,24 @@ def _interference(suite: Suite, effects: Sequence[Interference]) -> tuple[str, .
             f"{words.signed(e.difference.mean)} points."
         )
     return tuple(sentences)
+
+
+def _forgetting(suite: Suite, found: Sequence[Change]) -> list[str]:
+    """Return a sentence per model and kind of measure: how many lost something, and who the most."""
+    sentences = []
+    for model, is_text in dict.fromkeys((c.model, c.is_text) for c in found):
+        mine = [c for c in found if (c.model, c.is_text) == (model, is_text)]
+        lost = [c for c in mine if c.estimate.low > 0]
+        what = "the loss on held-out text" if is_text else "frozen probes of other tasks"
+        start = f"{suite.model_title(model)}, {what}: {len(lost)} of {words.plural(len(mine), 'comparison')} lost"
+        if not lost:
+            sentences.append(f"{start} distinguishably.")
+            continue
+        worst = max(lost, key=lambda c: (c.estimate.mean, c.variant))
+        amount = f"{worst.estimate.mean:.2f} nats a token" if is_text else f"{words.points(worst.estimate.mean)} points"
+        way = worst.trained_on or "one task each"
+        sentences.append(f"{start} distinguishably, most of all {suite.label(worst.variant)} ({way}): {amount}.")
+    return sentences
 
 
 def _routing(suite: Suite, panels: Sequence[Panel]) -> tuple[str, ...]:

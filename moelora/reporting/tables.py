@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from moelora.reporting import words
-from moelora.reporting.cells import AVERAGE, Cell, Interference, Panel
+from moelora.reporting.cells import AVERAGE, Cell, Panel
 from moelora.reporting.runs import Run, Suite
 from moelora.reporting.table import Entry, Row, Table, number, plain
 
@@ -159,30 +159,6 @@ def parameters_table(suite: Suite, found: Iterable[Panel]) -> Table:
         *map(str.capitalize, words.PARTS.values()),
     ]
     return plain("parameters", "Parameters by part", [*columns, "Matched to"], body, "Active: used for one token.")
-
-
-def interference_table(suite: Suite, found: Sequence[Interference]) -> Table:
-    """Return multi-task minus single-task scores with their intervals."""
-    body = []
-    for item in found:
-        d = item.difference
-        marks = {"number"} | ({"best"} if d.distinguishable else set()) | ({"single"} if d.n_seeds == 1 else set())
-        body.append(
-            Row(
-                [
-                    Entry(suite.label(item.variant)),
-                    Entry(item.model),
-                    Entry(item.mixture),
-                    Entry(words.regime_label(item.regime)),
-                    Entry(suite.task_title(item.task)),
-                    Entry(words.signed(d.mean), f"[{words.signed(d.low)}, {words.signed(d.high)}]", frozenset(marks)),
-                    number(str(d.n_seeds)),
-                ]
-            )
-        )
-    note = "Points; bold: the 95 % interval leaves out zero; italic with †: one shared seed, items only."
-    columns = ["Variant", "Model", "Mixture", "Settings", "Task", "Multi-task minus single-task", "Seeds"]
-    return plain("interference", "Interference between tasks", columns, body, note)
 
 
 def costs_table(suite: Suite, costs: Sequence[Mapping[str, Any]]) -> Table:

@@ -14,6 +14,7 @@ from typing import Any
 
 from moelora.errors import ConfigError, RecordError
 from moelora.files import canonical_json, read_json
+from moelora.plans.hashing import WATCHED
 from moelora.search.leases import Leases
 from moelora.search.space import Space, read_space
 from moelora.search.storage import open_storage
@@ -149,7 +150,7 @@ def study_document(
     identity = {
         "search": {key: value for key, value in inner.items() if key not in FREE},
         "allocation": search["allocation"],
-        "plan": {key: value for key, value in plan.items() if key != "diagnostics"},
+        "plan": {key: value for key, value in plan.items() if key not in WATCHED},
         "sensitivities": sorted(entry["sha256"] for entry in sensitivities),
         "sources": sources,
         "fingerprint": fingerprint,

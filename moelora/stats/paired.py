@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,6 +30,15 @@ class SeedScores:
     def seeds(self) -> list[int]:
         """The seeds there are, ascending."""
         return sorted(self.values)
+
+    def only(self, seeds: Iterable[int]) -> SeedScores:
+        """Return the scores of some of the seeds."""
+        kept = set(seeds)
+        return replace(
+            self,
+            values={s: v for s, v in self.values.items() if s in kept},
+            draws={s: d for s, d in self.draws.items() if s in kept},
+        )
 
     def estimate(self, level: float = 0.95) -> Estimate:
         """Return the mean over seeds with its interval over seeds and items."""

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,23 +43,39 @@ def builtin_split(document: dict[str, Any], data_dir: "Path | None", half: str, 
 
 
 def hub_dataset(document: dict[str, Any]) -> Any:
-    """Load a data set from the hub, all splits.
+    """Load a task's data set from the hub, all splits.
+
+    Raises:
+        DataUnavailableError: it cannot be had.
+    """
+    return fetch_dataset(document["source"], f"task '{document['name']}'", "the task file")
+
+
+def fetch_dataset(source: Mapping[str, Any], owner: str, place: str, split: "str | None" = None) -> Any:
+    """Load a data set from the hub: all splits, or one.
+
+    Args:
+        source: ``hub``, and where wanted ``config`` and ``revision``.
+        owner: whose data they are, for the message.
+        place: where its id stands, for the message.
+        split: the one split that is wanted.
 
     Raises:
         DataUnavailableError: it cannot be had.
     """
     import datasets
 
-    source = document["source"]
     datasets.disable_progress_bars()
     try:
-        return datasets.load_dataset(source["hub"], source.get("config"), revision=source.get("revision"))
+        return datasets.load_dataset(
+            source["hub"], source.get("config"), revision=source.get("revision"), **({"split": split} if split else {})
+        )
     except Exception as error:  # the client raises a dozen unrelated types; all mean that there are no data
         raise DataUnavailableError(
-            f"data set '{source['hub']}' (config {source.get('config')}, revision {source.get('revision')}) of task "
-            f"'{document['name']}' cannot be had: {type(error).__name__}: {str(error).splitlines()[0][:300]}. "
+            f"data set '{source['hub']}' (config {source.get('config')}, revision {source.get('revision')}) of {owner} "
+            f"cannot be had: {type(error).__name__}: {str(error).splitlines()[0][:300]}. "
             "Check the id and the network; a copy fetched earlier is used with HF_HUB_OFFLINE=1, a mirror with "
-            "HF_ENDPOINT, and a local copy by naming its folder as 'hub' in the task file"
+            f"HF_ENDPOINT, and a local copy by naming its folder as 'hub' in {place}"
         ) from error
 
 

@@ -27,6 +27,7 @@ RESUMED_FIELDS = (
     "cpu_seconds",
     "tokens",
     "examples",
+    "examples_by_task",
     "loss_curve",
     "balance_curve",
     "micro_batch_size",
@@ -49,6 +50,7 @@ class LoopResult:
     steps: int = 0
     tokens: int = 0
     examples: int = 0
+    examples_by_task: dict = dataclasses.field(default_factory=dict)
     loss_curve: list = dataclasses.field(default_factory=list)
     balance_curve: list = dataclasses.field(default_factory=list)
     micro_batch_size: int = 0
@@ -205,6 +207,8 @@ def train_loop(
         running, running_balance = running + loss, running_balance + extra
         result.tokens += sum(len(example.ids) for example in batch)
         result.examples += len(batch)
+        for example in batch:
+            result.examples_by_task[example.task] = result.examples_by_task.get(example.task, 0) + 1
         done = step + 1
         if done % log_every == 0 or done == len(steps):
             since = (done - 1) % log_every + 1  # counted from the last logged step, also after resuming

@@ -20,6 +20,7 @@ def make_record(
     items: "str | None",
     device: Any,
     diagnostics: "dict | None" = None,
+    forgetting: "dict | None" = None,
 ) -> dict:
     """Return the run's record, checked against its schema."""
     plan = run.plan
@@ -47,11 +48,16 @@ def make_record(
         "attached": trained["attached"],
         "parameters": trained["parameters"],
         "training": trained["training"],
-        "costs": {"peak_memory_bytes": trained["peak_memory_bytes"], "adapter_bytes": trained["adapter_bytes"]},
+        "costs": {
+            "peak_memory_bytes": trained["peak_memory_bytes"],
+            "adapter_bytes": trained["adapter_bytes"],
+            **(forgetting["costs"] if forgetting else {}),
+        },
         "scores": scores,
         "items": items,
         "routing": routing,
         "diagnostics": diagnostics,
+        **({"forgetting": forgetting["measured"]} if forgetting else {}),
         "allocation": allocation,
         "tuning": tuning,
         "declarations": trained["declarations"],

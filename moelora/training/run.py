@@ -15,6 +15,7 @@ from moelora.files import atomic_write_json, canonical_json, replace_folder, sha
 from moelora.progress import logger
 from moelora.records.environment import now, peak_memory_bytes
 from moelora.tasks import Task, load_task
+from moelora.tasks.text import Text, load_text
 from moelora.training.device import choose_device, make_accelerator
 from moelora.training.identity import Run, base_digest
 from moelora.training.record import failed_record, make_record, skipped_record
@@ -25,9 +26,21 @@ def _task(document: str, data_dir: "Path | None") -> Task:
     return load_task(json.loads(document), data_dir)
 
 
+@cache
+def _text(source: str, data_dir: "Path | None") -> Text:
+    return load_text(json.loads(source), data_dir)
+
+
 def load_tasks(plan: dict[str, Any], data_dir: "Path | None") -> list[Task]:
     """Return the plan's tasks; a process loads each task once."""
     return [_task(canonical_json(document), data_dir) for document in plan["tasks"]]
+
+
+def load_watched(plan: dict[str, Any], data_dir: "Path | None") -> "tuple[Text | None, list[Task]]":
+    """Return what forgetting is measured on: a text, and the tasks that are probed for; a process loads each once."""
+    asked = plan.get("forgetting") or {}
+    text = _text(canonical_json(asked["text"]), data_dir) if asked.get("text") else None
+    return text, load_tasks({"tasks": asked.get("probes", {}).get("tasks", [])}, data_dir)
 
 
 def train_run(run: Run) -> Any:
@@ -87,6 +100,7 @@ def train_run(run: Run) -> Any:
             epochs=training.get("epochs"),
             max_steps=training.get("max_steps"),
             by_task=tasks[0].kind != "multiple_choice",
+            sampling=training.get("sampling"),
         )
         seed_everything(derive_seed("training", plan["seed"]))
         result = train_loop(
@@ -115,6 +129,7 @@ def train_run(run: Run) -> Any:
                 "steps",
                 "tokens",
                 "examples",
+                "examples_by_task",
                 "loss_curve",
                 "balance_curve",
                 "micro_batch_size",
@@ -183,7 +198,8 @@ def parent_declarations(parent: "dict[str, Any] | None") -> list[str]:
 def evaluate_run(run: Run, attached: Any, trained: dict[str, Any]) -> dict[str, Any]:
     """Score a trained run; write ``items.parquet``, ``scores.json`` and, last, ``record.json``.
 
-    Where the plan asks for diagnostics of routing, the first choices of the routers are written too.
+    Where the plan asks for diagnostics of routing, the first choices of the routers are written too. Forgetting is
+    measured last, so that nothing else can depend on it.
     """
     import pandas
 
@@ -193,7 +209,7 @@ def evaluate_run(run: Run, attached: Any, trained: dict[str, Any]) -> dict[str, 
     plan, method = run.plan, get_method(run.plan["method"])
     scores: dict[str, Any] = {}
     routing: list = []
-    diagnostics = items = None
+    diagnostics = items = forgetting = None
     device = choose_device()
     if trained["status"] == "finished":
         tasks = load_tasks(plan, run.data_dir)
@@ -225,9 +241,21 @@ def evaluate_run(run: Run, attached: Any, trained: dict[str, Any]) -> dict[str, 
             routing = routing_rows(recorder, list(watched), plan["seed"], diagnosed=diagnosed)
             if diagnosed:
                 diagnostics = diagnose(recorder, attached.model, watched, run.folder)
+        if plan.get("forgetting"):
+            from moelora.evaluation.forgetting import measure_forgetting
+
+            text, probed = load_watched(plan, run.data_dir)
+            forgetting = measure_forgetting(attached, plan, text, probed, run.base_dir, device)
         atomic_write_json(run.folder / "scores.json", {"key": run.key, "scores": scores})
     record = make_record(
-        run, trained, scores=scores, routing=routing, items=items, device=device, diagnostics=diagnostics
+        run,
+        trained,
+        scores=scores,
+        routing=routing,
+        items=items,
+        device=device,
+        diagnostics=diagnostics,
+        forgetting=forgetting,
     )
     atomic_write_json(run.folder / "record.json", record)
     return record
@@ -243,8 +271,10 @@ def wants_diagnostics(run: Run) -> bool:
 
 def is_complete(run: Run, record: dict[str, Any]) -> bool:
     """Return whether a record holds all that the plan asks for; a failed run is tried again."""
-    lacks = record["status"] == "finished" and record.get("diagnostics") is None and wants_diagnostics(run)
-    return record["status"] != "failed" and not lacks
+    lacks = record.get("diagnostics") is None and wants_diagnostics(run)
+    asked = run.plan.get("forgetting")
+    lacks |= asked is not None and record["plan"].get("forgetting") != asked
+    return record["status"] != "failed" and not (record["status"] == "finished" and lacks)
 
 
 def carry_out(run: Run, *, evaluate: bool) -> "dict[str, Any] | None":
@@ -261,6 +291,8 @@ def carry_out(run: Run, *, evaluate: bool) -> "dict[str, Any] | None":
         reason = f"the run of '{parent['task']}' that it starts from ended {parent['status']}"
         return skipped_record(run, reason)
     try:
+        if evaluate:
+            load_watched(run.plan, run.data_dir)  # what cannot be had is better known before training than after
         attached, trained = train_run(run)
         return evaluate_run(run, attached, trained) if evaluate else None
     except MoeloraError:

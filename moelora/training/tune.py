@@ -83,7 +83,7 @@ def run_trial(
         examples += encode_training(task, None, attached.base.tokenizer, training["max_length"])
     steps = all_steps(
         examples, training["batch_size"], plan["seed"], epochs=training.get("epochs"),
-        max_steps=training.get("max_steps"), by_task=True,
+        max_steps=training.get("max_steps"), by_task=True, sampling=training.get("sampling"),
     )  # fmt: skip
     seed_everything(derive_seed("training", plan["seed"]))
     method = get_method(plan["method"])

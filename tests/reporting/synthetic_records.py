@@ -40,8 +40,12 @@ def model(name: str, layers: int = 2) -> dict:
     }
 
 
+CONTRADICTS = {"left_answer": "right_answer", "right_answer": "left_answer"}
+
+
 def task(name: str, synthetic: bool = True) -> dict:
-    return {"name": name, "title": name.replace("_", " ").upper() if len(name) < 6 else name.replace("_", " ")}
+    title = name.replace("_", " ").upper() if len(name) < 6 else name.replace("_", " ")
+    return {"name": name, "title": title, "contradicts": CONTRADICTS.get(name)}
 
 
 def make_items(accuracy: float, n_items: int, key: str, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -126,10 +130,30 @@ def diagnostics(rows: list[dict], folder: Path, key: str, seed: int) -> dict:
     }  # fmt: skip
 
 
+def forgetting(model_name: str, trained_on: list[str], others: list[str], variant: str, seed: int) -> dict:
+    """Return what a run lost: text for a decoder, probes for an encoder; the more parameters, the more is lost."""
+    size = SIZES[variant] / 1e6 + 0.01 * seed
+    if "decoder" in model_name:
+        text = {
+            "source": "corpus, held out", "content": "a" * 64, "documents": 128, "tokens": 4000, "base": 1.25,
+            "tuned": 1.25 + size, "rise": size, "interval": [0.8 * size, 1.2 * size],
+        }  # fmt: skip
+        return {"text": text, "probes": {}}
+    probes = {}
+    for place, name in enumerate(t for t in others if t not in trained_on):
+        base = 0.5 if name == "similarity" else 0.8  # the one probe is no better than a constant answer
+        drop = 0.0 if base == 0.5 else size / 4 + 0.01 * place
+        probes[name] = {
+            "metric": "accuracy", "content": "b" * 64, "examples": 256, "items": 200, "constant": 0.5, "base": base,
+            "tuned": base - drop, "drop": drop, "interval": [drop - 0.03, drop + 0.03],
+        }  # fmt: skip
+    return {"text": None, "probes": probes}
+
+
 def make_run(
     root: Path, suite: str, model_name: str, name: str, tasks: list[str], variant: str, regime: str, seed: int,
     accuracy: float, *, n_items: int = 120, status: str = "finished", reason: str | None = None, layers: int = 2,
-    synthetic: bool = True, regimes: int = 1,
+    synthetic: bool = True, regimes: int = 1, probed: "list[str] | None" = None,
 ) -> dict:  # fmt: skip
     """Write one run's record and items; return its entry for a job manifest."""
     key = f"{suite}/{model_name}/{name}/{variant}/{regime}/{seed}"
@@ -156,6 +180,9 @@ def make_run(
     routed = routing(tasks, layers, key) if variant in ROUTED and status == "finished" else []
     # LoRA-SMoE's records are as those from before there were diagnostics.
     watched = diagnostics(routed, folder, key, seed) if routed and variant != "lora-smoe" else None
+    # Single-task runs and mixtures alike, but for what trains nothing of the body and what lacks it.
+    measured = probed is not None and trains and status == "finished" and variant != "base"
+    lost = forgetting(model_name, tasks, probed, variant, seed) if measured else None
     record = {
         "schema": 1, "id": run_id, "status": status, "reason": reason, "suite": suite, "model": model_name,
         "task": name, "variant": variant, "method": METHODS.get(variant, variant), "regime": regime, "seed": seed,
@@ -175,10 +202,12 @@ def make_run(
         "training": {
             "seconds": 12.5, "steps": 200, "tokens": 50_000, "examples": 3_200, "loss_curve": curve,
             "micro_batch_size": 16, "accumulation_steps": 1, "resumed": 0,
+            "examples_by_task": {t: 100 + 50 * i for i, t in enumerate(tasks)},
         } if trains else None,
         "costs": {"peak_memory_bytes": 300_000_000, "adapter_bytes": 4 * size},
         "scores": scores, "items": "items.parquet" if scores else None,
         "routing": routed, **({"diagnostics": watched} if watched else {}),
+        **({"forgetting": lost} if lost else {}),
         "allocation": {
             "experts": experts, "strategy": "smoe_percentile",
             "sensitivity": {t: {m: 0.1 * n + 0.01 for m, n in experts.items()} for t in tasks},
@@ -250,7 +279,7 @@ def tiny(root: Path) -> tuple[list[Path], list[Path], Path]:
                 entries.append(
                     make_run(
                         root, "tiny", model_name, t, [t], variant, "default", 0, skill[variant] - 0.02 * i * (
-                            skill[variant] > 0), status=status, reason=reason,
+                            skill[variant] > 0), status=status, reason=reason, probed=tasks,
                     )
                 )  # fmt: skip
             if variant not in ("majority", "full"):
@@ -258,7 +287,7 @@ def tiny(root: Path) -> tuple[list[Path], list[Path], Path]:
                     entries.append(
                         make_run(
                             root, "tiny", model_name, "all", tasks, variant, "default", seed,
-                            skill[variant] - 0.04 + 0.02 * seed,
+                            skill[variant] - 0.04 + 0.02 * seed, probed=[*tasks, "weather"],
                         )
                     )  # fmt: skip
     suite = root / "tiny" / "suite.json"

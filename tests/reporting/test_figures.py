@@ -17,8 +17,8 @@ def drawn(tiny_suite):
 
 def test_there_is_a_figure_of_each_family(drawn):
     families = {f.family for f in drawn}
-    routed = {"routing", "routers", "experts", "load"}
-    assert families == routed | {"pareto", "tasks", "interference", "allocation", "curves"}
+    routed = {"routing", "overlap", "routers", "experts", "load"}
+    assert families == routed | {"pareto", "tasks", "interference", "forgetting", "allocation", "curves"}
     assert len({f.name for f in drawn}) == len(drawn)
 
 

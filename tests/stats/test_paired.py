@@ -79,3 +79,12 @@ def test_a_large_difference_is_found():
         a, b = (scores(dict(enumerate(c)), prior) for c in correct)
         found.append(stats.paired_difference(a, b).distinguishable)
     assert np.mean(found) > 0.9
+
+
+def test_scores_of_some_seeds_keep_their_draws_and_spread():
+    spread = stats.SeedSpread(0.01, 4.0)
+    whole = scores({0: np.ones(50), 1: np.zeros(50), 2: np.arange(50) % 2}, spread)
+    some = whole.only([2, 0, 7])
+    assert some.seeds == [0, 2] and some.spread is spread and some.values[2] == 0.5
+    assert np.array_equal(some.draws[2], whole.draws[2])
+    assert some.estimate().mean == pytest.approx(0.75)

@@ -162,6 +162,20 @@ def test_no_test_item_is_in_a_corpus(decoder, encoder):
         assert not lessons & {(row["text"], row["text_pair"]) for row in splits["test"]}, task
 
 
+def test_held_out_text_is_new_and_holds_no_question(decoder):
+    stories = list(corpus.documents(SEED))
+    found = list(corpus.held_out(SEED, stories))
+    texts = {" ".join(document["sentences"]) for document in found}
+    assert len(texts) == len(found) == corpus.HELD_OUT
+    assert not texts & {" ".join(document["sentences"]) for document in stories}
+    assert not any("?" in text for text in texts)
+    # every kind of story is there, and no word that the corpus does not have
+    assert {document["kind"] for document in found} == {document["kind"] for document in stories} - {"question"}
+    known = {word for document in stories for word in words(" ".join(document["sentences"]))}
+    assert {word for text in texts for word in words(text)} <= known
+    assert found == list(corpus.held_out(SEED, stories)) != list(corpus.held_out(1, stories))
+
+
 def contents(folder):
     """Return the bytes of every file below a folder but those that carry absolute paths."""
     return {
@@ -180,7 +194,7 @@ def test_data_depend_on_the_seed_alone(tmp_path):
         env={**os.environ, "PYTHONHASHSEED": "77"},
     )
     here = contents(tmp_path / "here")
-    assert len(here) == 2 * (len(decoder_tasks.TASKS) + len(encoder_tasks.TASKS)) + 2
+    assert len(here) == 2 * (len(decoder_tasks.TASKS) + len(encoder_tasks.TASKS)) + 3
     assert here == contents(tmp_path / "there")
     assert decoder_tasks.generate(1) != decoder_tasks.generate(SEED)
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]

@@ -10,8 +10,10 @@ from moelora.reporting.figures import (
     allocation,
     curves,
     experts,
+    forgetting,
     interference,
     load,
+    overlap,
     pareto,
     placements,
     routers,
@@ -45,7 +47,8 @@ def draw_all(
     palette = Palette(suite)
     figures: list[Figure] = []
     families = (
-        pareto, placements, tasks, interference, routing, routers, experts, load, allocation, stability, curves,
+        pareto, placements, tasks, interference, forgetting, routing, overlap, routers, experts, load, allocation,
+        stability, curves,
     )  # fmt: skip
     for family in families:
         figures += family.draw(suite, panels, effects=effects, costs=costs, stabilities=stabilities, palette=palette)

@@ -11,7 +11,7 @@ it has said: every word that can be found by looking back is a lesson in looking
 
 import itertools
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from moelora.tasks.builtin import decoder_tasks
 from moelora.tasks.builtin.grammar import derive, sentence, with_article
@@ -158,6 +158,32 @@ def documents(seed: int) -> Iterator[dict]:
         else:
             story = rng.choices(stories, weights=weights)[0]
             yield {"kind": story.__name__.removesuffix("_story"), "sentences": story(rng)}
+
+
+HELD_OUT = 256
+
+
+def held_out(seed: int, shown: Iterable[dict]) -> Iterator[dict]:
+    """Yield documents like those of the corpus, none of which stands there, and no questions.
+
+    They are for measuring what a fine-tuned decoder still knows of the language; questions are left out because they
+    are what it is fine-tuned on. Kinds of story with few possible texts are rare here: most of theirs were shown.
+
+    Args:
+        seed: Seed of the data.
+        shown: The documents of the corpus.
+    """
+    stories, weights = zip(*SHARES.items(), strict=True)
+    rng = derive(seed, "corpus", "decoder", "held out")
+    known = {" ".join(document["sentences"]) for document in shown}
+    count = 0
+    while count < HELD_OUT:
+        story = rng.choices(stories, weights=weights)[0]
+        sentences = story(rng)
+        if (text := " ".join(sentences)) not in known:
+            known.add(text)
+            count += 1
+            yield {"kind": story.__name__.removesuffix("_story"), "sentences": sentences}
 
 
 def _listed(parts: list[str]) -> str:

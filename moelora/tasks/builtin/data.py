@@ -7,6 +7,8 @@ from pathlib import Path
 from moelora.files import atomic_write_text
 from moelora.tasks.builtin import corpus, decoder_tasks, encoder_lessons, encoder_tasks
 
+HELD_OUT = "decoder-held-out.jsonl"
+
 # One lm-eval task; JSON strings are YAML strings, so paths are safe whatever they hold.
 LM_EVAL_TASK = """\
 task: moelora_{name}
@@ -37,9 +39,9 @@ def write_data(out_dir: Path, seed: int) -> None:
     """Write tasks and corpus as JSON lines, and the decoder tasks as lm-eval YAML.
 
     Layout: ``decoder/<task>/{train,test}.jsonl``, ``lm_eval/moelora_<task>.yaml``,
-    ``encoder/<task>/{train,test}.jsonl`` and ``corpus/{decoder,encoder}.jsonl``. The bytes depend on the seed
-    alone, but for the absolute paths in ``lm_eval/``: lm-eval reads data files relative to the working directory of
-    the process.
+    ``encoder/<task>/{train,test}.jsonl`` and ``corpus/{decoder,decoder-held-out,encoder}.jsonl``. The bytes depend on
+    the seed alone, but for the absolute paths in ``lm_eval/``: lm-eval reads data files relative to the working
+    directory of the process.
 
     Args:
         out_dir: Folder to fill; made if it is not there.
@@ -54,7 +56,9 @@ def write_data(out_dir: Path, seed: int) -> None:
         files = {split: json.dumps(str(out_dir / "decoder" / task / f"{split}.jsonl")) for split in ("train", "test")}
         path = out_dir / "lm_eval" / f"moelora_{task}.yaml"
         atomic_write_text(path, LM_EVAL_TASK.format(name=task, **files))
-    _write_lines(out_dir / "corpus" / "decoder.jsonl", corpus.documents(seed))
+    stories = list(corpus.documents(seed))
+    _write_lines(out_dir / "corpus" / "decoder.jsonl", stories)
+    _write_lines(out_dir / "corpus" / HELD_OUT, corpus.held_out(seed, stories))
     _write_lines(out_dir / "corpus" / "encoder.jsonl", encoder_lessons.documents(seed))
 
 
