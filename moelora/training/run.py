@@ -30,6 +30,17 @@ def load_tasks(plan: dict[str, Any], data_dir: "Path | None") -> list[Task]:
     return [_task(canonical_json(document), data_dir) for document in plan["tasks"]]
 
 
+def training_tasks(plan: dict[str, Any], tasks: list[Task]) -> tuple[list[Task], "dict[str, Any] | None"]:
+    """Return what a run is trained on: its tasks, or the instruction data that its plan names and what a record says."""
+    data = plan["training"].get("data")
+    if not data:
+        return tasks, None
+    from moelora.tasks.instructions import load_instructions
+
+    task, said = load_instructions(data, tasks[0].document["protocol"])
+    return [task], said
+
+
 def train_run(run: Run) -> Any:
     """Train the run unless that is done; return the attached, trained model.
 
@@ -73,10 +84,12 @@ def train_run(run: Run) -> Any:
         load_parent(attached, run)
     parameters = attached.parameters()
     result = LoopResult()
+    trained_data = None
     further = method.abilities.trains and parameters["trainable"] and (parent is None or parent["continue"])
     if further:
         examples = []
-        for task in tasks:
+        trained_on, trained_data = training_tasks(plan, tasks)
+        for task in trained_on:
             examples += encode_training(
                 task, training.get("max_examples"), attached.base.tokenizer, training["max_length"]
             )
@@ -92,7 +105,7 @@ def train_run(run: Run) -> Any:
         result = train_loop(
             attached.model,
             steps,
-            {task.name: task.kind for task in tasks},
+            {task.name: task.kind for task in trained_on},
             training,
             attached.base.tokenizer.pad_token_id,
             accelerator,
@@ -121,7 +134,8 @@ def train_run(run: Run) -> Any:
                 "accumulation_steps",
                 "resumed",
             )
-        },
+        }
+        | ({"data": trained_data} if trained_data else {}),
         "parameters": parameters,
         "attached": attached.layers(),
         "match": attached.matched.record() if attached.matched else None,
