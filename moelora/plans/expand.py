@@ -66,9 +66,8 @@ def expand(
             for task, members in mixtures.items():
                 check_fit(models[model], [tasks[member] for member in members], source)
                 for variant in variants:
-                    for run in _runs(
-                        suite, config_dir, models[model], task, [tasks[m] for m in members], variant, source
-                    ):
+                    own = [tasks[member] for member in members]
+                    for run in _runs(suite, config_dir, models[model], task, own, variant, source):
                         if run.folder in runs and runs[run.folder].plan != run.plan:
                             raise ConfigError(
                                 f"{source}: '{task}' on '{model}' stands in 'grid' twice with other tasks; "
@@ -217,7 +216,8 @@ def _runs(suite, config_dir, model, task, members, variant, source):
                 "settings": dict(mixture.settings),
                 "allocation": allocation_file(mixture, model["name"], task),
             }
-        evaluation = {key: suite["evaluation"][key] for key in ("batch_size", "limit")}
+        elsewhere = ("separate_job", "protocol")  # no part of a number, and part of the tasks
+        evaluation = {key: value for key, value in suite["evaluation"].items() if key not in elsewhere}
         protocol = {**suite["evaluation"], **rules.get("evaluation", {})}.get("protocol", LM_EVAL)
         documents = [put_under(member, protocol, source) for member in members]
         seeds = rules["seeds"][:1] if untrained or variant.abilities.deterministic else rules["seeds"]

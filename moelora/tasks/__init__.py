@@ -40,8 +40,8 @@ class Task:
     """A loaded task.
 
     ``document`` is the task file's content; ``train`` and ``evaluation`` are examples in their stored order;
-    ``content`` is the SHA-256 over both splits, kept in the record since hub revisions may be unpinned; ``commit`` is the
-    hub commit that the data came from, empty where they are no hub's.
+    ``content`` is the SHA-256 over both splits, kept in the record since hub revisions may be unpinned; ``commit`` is
+    the hub commit that the data came from, empty where they are no hub's.
     """
 
     document: dict[str, Any]

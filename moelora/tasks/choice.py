@@ -101,8 +101,8 @@ def lm_eval_task(document: dict[str, Any], data_dir: "Path | None") -> Any:
 def render(task: Any, docs: Any) -> tuple[Choice, ...]:
     """Return the examples of a split as lm-eval renders them.
 
-    In WinoGrande the choices are beginnings of the sentence and all have one continuation: the prompt of such an example
-    is the right beginning.
+    In WinoGrande the choices are beginnings of the sentence and all have one continuation: the prompt of such an
+    example is the right beginning.
     """
     delimiter = task.config.target_delimiter
     examples = []

@@ -1,7 +1,7 @@
-"""Instruction data in the form of LLM-Adapters: its two commonsense mixtures, built from train splits, or its own files.
+"""Instruction data in the form of LLM-Adapters: its commonsense mixtures, built from train splits, or its own files.
 
-A row has ``instruction``, ``input`` (empty), ``output`` and ``answer``. The checksum is over rows as canonical JSON, one
-a line, in their order, so that it does not depend on how a file is laid out.
+A row has ``instruction``, ``input`` (empty), ``output`` and ``answer``. The checksum is over rows as canonical JSON,
+one a line, in their order, so that it does not depend on how a file is laid out.
 
 The mixture of 170 thousand rows is all of the eight train splits: 9,427 of BoolQ, 16,113 of PIQA, 33,410 of Social IQa,
 39,905 of HellaSwag, 63,238 of WinoGrande, 2,251 and 1,119 of ARC and 4,957 of OpenBookQA make the 170,420 that
@@ -125,8 +125,8 @@ def read_file(path: "Path | str") -> list[dict[str, str]]:
         rows = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataUnavailableError(
-            f"instruction file {path} cannot be read: {str(error).splitlines()[0]}; give the path of a JSON list of rows "
-            f"with {', '.join(FIELDS)}"
+            f"instruction file {path} cannot be read: {str(error).splitlines()[0]}; give the path of a JSON list of "
+            f"rows with {', '.join(FIELDS)}"
         ) from error
     return check_rows(rows, str(path))
 
@@ -154,8 +154,8 @@ def load_rows(data: Mapping[str, Any]) -> tuple[list[dict[str, str]], dict[str, 
     rows = read_file(data["file"])
     if (found := checksum(rows)) != data["sha256"]:
         raise ConfigError(
-            f"{data['file']} holds rows with the sum {found}, expected {data['sha256']}; correct 'sha256' in the suite if "
-            "these are the rows that are meant"
+            f"{data['file']} holds rows with the sum {found}, expected {data['sha256']}; correct 'sha256' in the suite "
+            "if these are the rows that are meant"
         )
     return rows, {}
 

@@ -1,9 +1,9 @@
 """Protocols: how a multiple-choice question is put to a decoder and how its answer is read, by name.
 
-``lm-eval`` ranks the answers by their log-likelihood and is the default. ``label-logits`` ranks label words by one row of
-logits, as MoE-PEFT does. ``generate-regex`` searches an answer with beams and takes the first label word in it, as
-LLM-Adapters does. The last two have a form ``…-as-coded`` that repeats what is peculiar about those programs. Scores of
-two protocols are two quantities, so each has a metric of its own.
+``lm-eval`` ranks the answers by their log-likelihood and is the default. ``label-logits`` ranks label words by one row
+of logits, as MoE-PEFT does. ``generate-regex`` searches an answer with beams and takes the first label word in it, as
+LLM-Adapters does. The last two have a form ``…-as-coded`` that repeats what is peculiar about those programs. Scores
+of two protocols are two quantities, so each has a metric of its own.
 """
 
 from collections.abc import Mapping
@@ -55,8 +55,8 @@ def put_under(document: Mapping[str, Any], protocol: str, source: str = "suite")
         return plain
     if not hub or not prompts:
         raise ConfigError(
-            f"{source}: task '{document['name']}' has no prompts for the protocol '{protocol}'; give its file 'hub' and "
-            "'prompts', or score it with 'lm-eval'"
+            f"{source}: task '{document['name']}' has no prompts for the protocol '{protocol}'; give its file 'hub' "
+            "and 'prompts', or score it with 'lm-eval'"
         )
     metric = metric_of(protocol)
     return {

@@ -62,8 +62,8 @@ def encode_choice(task: Task, example: Choice, tokenizer: Any, max_length: int, 
 def encode_posed(task: Task, example: Posed, tokenizer: Any, max_length: int) -> Encoded:
     """Tokenise a question under one of our protocols with its right answer, as its program does for training.
 
-    A text that is too long loses its start. As coded it loses its end, and an end-of-text token follows only where there
-    is room.
+    A text that is too long loses its start. As coded it loses its end, and an end-of-text token follows only where
+    there is room.
     """
     prompt = tokenise(example.training, tokenizer)
     whole = tokenise(example.training + example.continuations[example.answer], tokenizer)

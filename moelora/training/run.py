@@ -31,7 +31,7 @@ def load_tasks(plan: dict[str, Any], data_dir: "Path | None") -> list[Task]:
 
 
 def training_tasks(plan: dict[str, Any], tasks: list[Task]) -> tuple[list[Task], "dict[str, Any] | None"]:
-    """Return what a run is trained on: its tasks, or the instruction data that its plan names and what a record says."""
+    """Return what a run is trained on, its tasks or the data that its plan names, and what the record says of those."""
     data = plan["training"].get("data")
     if not data:
         return tasks, None
