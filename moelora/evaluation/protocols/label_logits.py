@@ -38,9 +38,7 @@ def make_request(example: Posed, tokenizer: Any, max_length: int) -> Request:
         ids = prompt[:max_length]
     else:
         encoded = [tokenise(example.prompt + text, tokenizer)[len(prompt) :] for text in example.continuations]
-        common = 0
-        while len({tokens[common] if common < len(tokens) else None for tokens in encoded}) == 1:
-            common += 1
+        common = shared_length(encoded)
         candidates = [tokens[common] if common < len(tokens) else None for tokens in encoded]
         ids = (prompt + encoded[0][:common])[-max_length:]
     if len(set(candidates)) < len(candidates) or None in candidates:
@@ -49,6 +47,14 @@ def make_request(example: Posed, tokenizer: Any, max_length: int) -> Request:
             f"({candidates}); score with 'lm-eval' or 'generate-regex'"
         )
     return Request(tuple(ids), tuple(candidates))
+
+
+def shared_length(texts: list[list[int]]) -> int:
+    """Return how many tokens all texts begin with."""
+    for place, tokens in enumerate(zip(*texts, strict=False)):
+        if len(set(tokens)) > 1:
+            return place
+    return min(map(len, texts))
 
 
 def choose(
