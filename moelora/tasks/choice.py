@@ -6,6 +6,7 @@ are scored.
 
 import functools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +36,29 @@ def lm_eval_request(document: dict[str, Any]) -> "str | dict[str, Any]":
     return {"group": f"moelora_{document['name']}", "task": [{"task": name, **changes}]} if changes else name
 
 
+def shipped_folder(name: str) -> "Path | None":
+    """Return the folder of lm-eval's own file that defines a task; None where no file does.
+
+    Few files are called as their task is, and some are called as another folder's task, so the text decides.
+    """
+    import lm_eval
+
+    shipped = Path(lm_eval.__file__).parent / "tasks"
+    defines = re.compile(rf"^task: *{re.escape(name)} *$", re.MULTILINE)
+    for pattern in (f"**/{name}.yaml", f"**/{name}/*.yaml", "**/*.yaml"):
+        for path in sorted(shipped.glob(pattern)):
+            if defines.search(path.read_text(encoding="utf-8", errors="ignore")):
+                return path.parent
+    return None
+
+
 def task_manager(documents: list[dict[str, Any]], data_dir: "Path | None") -> Any:
     """Return an lm-eval task manager that knows the given tasks.
 
-    Indexing all of lm-eval takes seconds, so only the folders of the tasks are indexed when their file carries the
-    task's name; otherwise everything is.
+    Indexing all of lm-eval takes seconds, so only the folders of the tasks are indexed where they are found.
     """
-    import lm_eval
     from lm_eval.tasks import TaskManager
 
-    shipped = Path(lm_eval.__file__).parent / "tasks"
     folders: list[str] = []
     for document in documents:
         name = lm_eval_name(document)
@@ -56,10 +70,10 @@ def task_manager(documents: list[dict[str, Any]], data_dir: "Path | None") -> An
                 )
             folders.append(str(Path(data_dir) / "lm_eval"))
         else:
-            found = sorted(shipped.rglob(f"{name}.yaml"))
-            if not found:
+            folder = shipped_folder(name)
+            if folder is None:
                 return TaskManager(include_path=sorted(set(folders)) or None)
-            folders.append(str(found[0].parent))
+            folders.append(str(folder))
     return TaskManager(include_path=sorted(set(folders)), include_defaults=False)
 
 
