@@ -35,10 +35,15 @@ def training_tasks(plan: dict[str, Any], tasks: list[Task]) -> tuple[list[Task],
     data = plan["training"].get("data")
     if not data:
         return tasks, None
+    task, said = _instructions(canonical_json(data), tasks[0].document["protocol"])
+    return [task], said
+
+
+@cache
+def _instructions(data: str, protocol: str) -> tuple[Task, dict[str, Any]]:
     from moelora.tasks.instructions import load_instructions
 
-    task, said = load_instructions(data, tasks[0].document["protocol"])
-    return [task], said
+    return load_instructions(json.loads(data), protocol)
 
 
 def train_run(run: Run) -> Any:
