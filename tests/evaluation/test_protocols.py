@@ -199,6 +199,36 @@ def test_several_tasks_in_one_call_share_batches():
     assert scores["arc_easy"]["metrics"] == scores["arc_challenge"]["metrics"] == {"acc_label_logits": 0.75}
 
 
+LM_EVAL_TASK = """
+task: moelora_{name}
+dataset_path: json
+dataset_kwargs: {files}
+training_split: train
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{{text}}}}}"
+doc_to_choice: "{{{{{choices}}}}}"
+doc_to_target: "{{{{{target}}}}}"
+metric_list:
+  - {{metric: acc, aggregation: mean, higher_is_better: true}}
+  - {{metric: acc_norm, aggregation: mean, higher_is_better: true}}
+metadata: {{version: 1.0}}
+"""
+
+
+def write_lm_eval_task(folder, name, rows, **fields):
+    """Write a task that lm-eval reads from local rows, train and test alike, and load it."""
+    (folder / "lm_eval").mkdir(exist_ok=True)
+    files = {}
+    for split in ("train", "test"):
+        path = folder / f"{name}-{split}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        files[split] = str(path)
+    text = LM_EVAL_TASK.format(name=name, files=json.dumps({"data_files": files}), **fields)
+    (folder / "lm_eval" / f"moelora_{name}.yaml").write_text(text)
+    return load_task(CONFIG.load("task", "tiny-colour") | {"name": f"tiny-{name}"}, folder)
+
+
 def test_lm_eval_on_known_likelihoods(tmp_path):
     """Three questions in lm-eval's own hands: one answered rightly, one wrongly, one rightly by length only."""
     rows = [
@@ -210,20 +240,7 @@ def test_lm_eval_on_known_likelihoods(tmp_path):
         "skyblue": {" yes": 0.8, " no": 0.2}, "firecold": {" yes": 0.7, " no": 0.3}, "rainwet": {" y": 0.6, " no": 0.4},
     }  # fmt: skip
     following = {" no": " it", " it": " is", " is": " not"}
-    (tmp_path / "lm_eval").mkdir()
-    files = {}
-    for split in ("train", "test"):
-        path = tmp_path / f"{split}.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        files[split] = str(path)
-    (tmp_path / "lm_eval" / "moelora_known.yaml").write_text(
-        "task: moelora_known\ndataset_path: json\n"
-        f"dataset_kwargs: {json.dumps({'data_files': files})}\n"
-        "training_split: train\ntest_split: test\noutput_type: multiple_choice\n"
-        'doc_to_text: "{{question}}"\ndoc_to_choice: "{{choices}}"\ndoc_to_target: "{{answer}}"\n'
-        "metric_list:\n  - {metric: acc, aggregation: mean, higher_is_better: true}\n"
-        "  - {metric: acc_norm, aggregation: mean, higher_is_better: true}\nmetadata: {version: 1.0}\n"
-    )
+    task = write_lm_eval_task(tmp_path, "known", rows, text="question", choices="choices", target="answer")
     tokenizer = make_tokenizer([" ".join([row["question"], *row["choices"]]) for row in rows])
 
     def script(words):
@@ -231,8 +248,6 @@ def test_lm_eval_on_known_likelihoods(tmp_path):
             return next(table for name, table in likely.items() if name in words)
         return {following[words[-1]]: 1.0} if words[-1] in following else {"</s>": 1.0}
 
-    document = CONFIG.load("task", "tiny-colour") | {"name": "tiny-known"}
-    task = load_task(document, tmp_path)
     scores, found = score_tasks(Oracle(tokenizer, script), tokenizer, [task], data_dir=tmp_path)
     assert [(item, gold, said, hit) for _, item, gold, said, hit in found] == [
         (0, 0, 0, 1.0), (1, 1, 0, 0.0), (2, 1, 0, 0.0),
@@ -240,6 +255,34 @@ def test_lm_eval_on_known_likelihoods(tmp_path):
     # log 0.6 over one letter is less than log 0.4 over twelve
     assert scores["tiny-known"]["metrics"] == {"acc": pytest.approx(1 / 3), "acc_norm": pytest.approx(2 / 3)}
     assert scores["tiny-known"]["protocol"] == "lm-eval"
+
+
+def test_lm_eval_where_beginnings_are_ranked(tmp_path):
+    """WinoGrande's form: two beginnings, one continuation."""
+    rows = [{"a": "the cup", "b": "the bag", "rest": "is full", "answer": n} for n in (0, 1)]
+    fields = {"text": "answer", "choices": "[a, b]", "target": "rest"}
+    task = write_lm_eval_task(tmp_path, "beginnings", rows, **fields)
+    assert [(example.prompt, example.continuations, example.answer) for example in task.train] == [
+        ("the cup", (" is full", " is full"), 0), ("the bag", (" is full", " is full"), 1),
+    ]  # fmt: skip
+    tokenizer = make_tokenizer(["the cup is full", "the bag is full"])
+
+    def script(words):
+        return {" is": 0.8 if " cup" in words else 0.2} if len(words) == 2 else {" full": 1.0}
+
+    scores, found = score_tasks(Oracle(tokenizer, script), tokenizer, [task], data_dir=tmp_path)
+    assert [(gold, said, hit) for _, _, gold, said, hit in found] == [(0, 0, 1.0), (1, 0, 0.0)]
+    assert scores["tiny-beginnings"]["metrics"]["acc"] == 0.5
+
+
+def test_tasks_of_one_name_in_lm_eval_are_scored_apart():
+    from moelora.evaluation.protocols.lm_eval import distinct
+
+    names = ["winogrande", "arc_easy", "winogrande_debiased"]
+    tasks = [Task(put_under(CONFIG.load("task", name), "lm-eval"), (), (), "") for name in names]
+    assert [[task.name for task in group] for group in distinct(tasks)] == [
+        ["winogrande", "arc_easy"], ["winogrande_debiased"],
+    ]  # fmt: skip
 
 
 def test_an_unknown_protocol_is_named():
