@@ -71,7 +71,7 @@ def test_our_numbers_are_those_of_lm_evals_command_line(hub, tmp_path):
 def test_three_protocols_on_eight_tasks_from_one_loaded_model(hub, tmp_path):
     protocols = ["lm-eval", "label-logits", "generate-regex-as-coded"]
     plans = write_plans(
-        tmp_path, variants=["lora"],
+        tmp_path, variants=["mixlora"],
         regimes={name: {"seeds": [0], "evaluation": {"protocol": name}} for name in protocols},
         training={"max_steps": 2, "batch_size": 4, "max_length": 384, "max_examples": 8, "learning_rate": 1e-3},
         evaluation={"batch_size": "auto", "limit": 4},

@@ -45,7 +45,6 @@ def plans(suite, config_dir=CONFIG):
 STORED = {
     "stories": (12, "39bfa172377590bc"),
     "glue-minilm": (190, "21089be46d1aa198"),
-    "tiny": (154, "8fd6d5d2e767d886"),
     "family": (47, "522a022946cc3abe"),
 }
 
