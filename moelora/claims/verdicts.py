@@ -12,6 +12,7 @@ from scipy import stats
 from moelora.claims.claim import Claim, Key
 from moelora.claims.parameters import CountCheck
 from moelora.config import ConfigDir
+from moelora.tasks.protocols import LM_EVAL, POSED
 
 REPRODUCED = "reproduced"
 NOT_REPRODUCED = "not reproduced"
@@ -120,7 +121,7 @@ def missing_for(claim: Claim, config: ConfigDir | None) -> list[str]:
         found.append(f"records have no {claim.metric}")
     if claim.key.task is None and claim.task != "avg":
         found.append("no task file for it")
-    if claim.key.protocol not in ("glue", "lm-eval"):
+    if claim.key.protocol not in ("glue", LM_EVAL, *POSED):
         found.append(f"the protocol is {claim.key.protocol}")
     if config is not None:
         for kind, name in (("model", claim.key.model), ("suite", claim.suite)):

@@ -2,8 +2,8 @@
 
 import torch
 
+from moelora.evaluation.batching import in_batches
 from moelora.models import select_head
-from moelora.progress import Progress
 from moelora.training.encode import Encoded, collate
 
 
@@ -13,7 +13,7 @@ def predict(
     examples: list[Encoded],
     kind: str,
     pad_id: int,
-    batch_size: int,
+    batch_size: "int | str",
     device,
     *,
     precision: str = "fp32",
@@ -23,20 +23,21 @@ def predict(
     Examples are scored in order of length so that little is padded.
     """
     model.eval()
-    order = sorted(range(len(examples)), key=lambda index: -len(examples[index].ids))
-    found = []
-    bar = Progress(-(-len(order) // batch_size), f"scoring {examples[0].task}")
+    found: list[float] = [0.0] * len(examples)
+    batches = []
+
+    def answer(rows: list[int]) -> None:
+        tensors = collate([examples[index] for index in rows], pad_id, kind, device)
+        tensors.pop("labels")
+        logits = model(**tensors).logits.float()
+        batches.append((rows, logits.squeeze(-1) if kind == "regression" else logits.argmax(-1)))
+
     with (
         select_head(model, examples[0].task),
         torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16"),
     ):
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            tensors = collate([examples[index] for index in rows], pad_id, kind, device)
-            tensors.pop("labels")
-            logits = model(**tensors).logits.float()
-            found.append(logits.squeeze(-1) if kind == "regression" else logits.argmax(-1))
-            bar.advance()
-    bar.close()
-    values = torch.cat(found).tolist()  # once: a GPU need not be waited for after every batch
-    return [value for _, value in sorted(zip(order, values, strict=True))]
+        in_batches([len(example.ids) for example in examples], batch_size, answer, f"scoring {examples[0].task}")
+    values = torch.cat([predicted for _, predicted in batches]).tolist()  # once: a GPU need not be waited for
+    for row, value in zip((row for rows, _ in batches for row in rows), values, strict=True):
+        found[row] = value
+    return found

@@ -12,6 +12,7 @@ from sklearn import metrics as sk
 
 from moelora.errors import ConfigError, nearest
 from moelora.seeds import derive_seed
+from moelora.tasks.protocols import POSED, metric_of
 
 
 def _correlation(function: Callable) -> Callable:
@@ -36,6 +37,7 @@ METRICS: dict[str, Callable] = {
     "matthews": lambda labels, predictions: float(sk.matthews_corrcoef(labels, predictions)),
     "pearson": _correlation(stats.pearsonr),
     "spearman": _correlation(stats.spearmanr),
+    **{metric_of(protocol): _accuracy for protocol in POSED},
 }
 CHANCE_ZERO = ("matthews", "pearson", "spearman")
 

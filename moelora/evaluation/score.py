@@ -4,7 +4,6 @@ import collections
 from typing import Any
 
 import numpy
-import torch
 
 from moelora.evaluation.labelled import predict
 from moelora.evaluation.metrics import CHANCE_ZERO, item_interval, score
@@ -75,6 +74,7 @@ def task_scores(
         "synthetic": bool(document.get("synthetic", False)),
         "task_version": document["version"],
         "content": task.content,
+        **({"commit": task.commit} if task.commit else {}),
     }
 
 
@@ -132,11 +132,10 @@ def score_model(
 
 
 def choose(*arguments):
-    """Score multiple choice with lm-eval, which is imported only when it is needed."""
-    from moelora.evaluation.choice import choose as with_lm_eval
+    """Score multiple choice under the tasks' protocols; what they need is imported only then."""
+    from moelora.evaluation.choice import choose as under_protocols
 
-    with torch.no_grad():
-        return with_lm_eval(*arguments)
+    return under_protocols(*arguments)
 
 
 def routed_items(tasks: list[Task], tokenizer: Any, max_length: int, limit: "int | None") -> dict[str, list]:

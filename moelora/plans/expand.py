@@ -15,8 +15,10 @@ from moelora.plans.forgetting import check_forgetting, plan_forgetting
 from moelora.plans.mixtures import check_sampling, plan_sampling
 from moelora.plans.placements import allocation_file
 from moelora.plans.searched import fill_search, search_document, searched_runs
+from moelora.plans.training_data import plan_data
 from moelora.plans.transfer import as_transfer, check_transfers, transfer_document, wanted_tasks
 from moelora.plans.variants import Variant, choose_variants, is_untrained
+from moelora.tasks.protocols import LM_EVAL, put_under
 
 
 def expand(
@@ -75,7 +77,7 @@ def expand(
                 check_fit(models[model], [tasks[member] for member in members], source)
                 loaded, forgotten = [tasks[member] for member in members], forgetting(model, tuple(members))
                 for variant in variants:
-                    for run in _runs(suite, config_dir, models[model], task, loaded, variant, forgotten):
+                    for run in _runs(suite, config_dir, models[model], task, loaded, variant, source, forgotten):
                         if run.folder in runs and runs[run.folder].plan != run.plan:
                             raise ConfigError(
                                 f"{source}: '{task}' on '{model}' stands in 'grid' twice with other tasks; "
@@ -85,7 +87,8 @@ def expand(
             for transfer, variant in itertools.product(cell.get("transfer", []), variants):
                 target, document = tasks[transfer["to"]], documents[layout.transfer(transfer)]
                 forgotten = forgetting(model, (transfer["from"], transfer["to"]))
-                for run in _runs(suite, config_dir, models[model], transfer["to"], [target], variant, forgotten):
+                alone = (suite, config_dir, models[model], transfer["to"], [target], variant, source, forgotten)
+                for run in _runs(*alone):
                     moved = as_transfer(run, transfer, document)
                     runs.setdefault(moved.folder, moved)
         tasks |= documents
@@ -100,7 +103,8 @@ def expand(
     kept = wanted_tasks(suite)
     wanted = tuple(run for run in planned if kept is None or run.task in kept)
     jobs = tuple(_jobs(wanted, suite["jobs"]["carry"]))
-    return Expansion(suite, models, tasks, tuple(variants), planned, wanted, jobs, search)
+    shown = {name: put_under(document, LM_EVAL, source) for name, document in tasks.items()}
+    return Expansion(suite, models, shown, tuple(variants), planned, wanted, jobs, search)
 
 
 def check_filter(suite: Mapping[str, Any], source: str) -> None:
@@ -199,7 +203,7 @@ def check_architecture(variant: Variant, model: Mapping[str, Any], source: str) 
         )
 
 
-def _runs(suite, config_dir, model, task, members, variant, forgetting):
+def _runs(suite, config_dir, model, task, members, variant, source, forgetting):
     """Yield the runs of one variant on one task: regimes by seeds."""
     untrained = is_untrained(variant, model)
     for regime, rules in suite["regimes"].items():
@@ -209,6 +213,8 @@ def _runs(suite, config_dir, model, task, members, variant, forgetting):
         pending: dict[str, Any] = {}
         training = merge_training(suite, config_dir, regime, task, variant.name, model)
         training = plan_sampling(training, len(members))
+        if training.get("data"):
+            training["data"] = plan_data(training["data"], config_dir, model, source)
         if rules.get("tune") and not untrained:
             training["learning_rate"] = None
             pending["learning_rate"] = layout.tuning(model["name"], task, label)
@@ -223,7 +229,10 @@ def _runs(suite, config_dir, model, task, members, variant, forgetting):
                 "settings": dict(mixture.settings),
                 "allocation": allocation_file(mixture, model["name"], task),
             }
-        evaluation = {key: value for key, value in suite["evaluation"].items() if key != "separate_job"}
+        elsewhere = ("separate_job", "protocol")  # no part of a number, and part of the tasks
+        evaluation = {key: value for key, value in suite["evaluation"].items() if key not in elsewhere}
+        protocol = {**suite["evaluation"], **rules.get("evaluation", {})}.get("protocol", LM_EVAL)
+        documents = [put_under(member, protocol, source) for member in members]
         seeds = rules["seeds"][:1] if untrained or variant.abilities.deterministic else rules["seeds"]
         for seed in seeds:
             plan = {
@@ -231,7 +240,7 @@ def _runs(suite, config_dir, model, task, members, variant, forgetting):
                 "suite": suite["name"],
                 "model": model,
                 "task": task,
-                "tasks": members,
+                "tasks": documents,
                 "variant": variant.name,
                 "method": variant.method,
                 "method_version": variant.version,

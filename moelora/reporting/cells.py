@@ -1,7 +1,8 @@
 """The cells of a table: runs of one variant on one task, and whether their score can be told from others.
 
 A *panel* is one model trained in one way (each task by itself, or a named mixture of tasks). Its columns
-are tasks × regimes, its rows variants. Tables and figures both look at panels.
+are tasks × regimes, its rows variants. Tables and figures both look at panels. Scores of two protocols are
+two quantities: they stand in columns of their own, and no average is over both.
 """
 
 from __future__ import annotations
@@ -50,13 +51,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """One task in one regime."""
+    """One task in one regime under one protocol."""
 
     task: str
     regime: str
     metric: str
     synthetic: bool
     n_items: int | None
+    protocol: str = ""
 
 
 @dataclass
@@ -66,7 +68,7 @@ class Panel:
     Attributes:
         model: The model's name.
         mixture: The mixture's name, or None for one adapter a task.
-        columns: Tasks × regimes, by regime; the average closes each regime of several tasks.
+        columns: Tasks × regimes, by regime and protocol; the average closes each protocol of several tasks.
         variants: Rows in order.
         cells: Cell by (variant, column index).
     """
@@ -149,29 +151,43 @@ def _panel(suite: Suite, model: str, mixture: str | None, runs: list[Run], of_mo
     variants = suite.variants([*runs, *(r for r in borrowed if set(r.scores) & set(tasks))])
     panel = Panel(suite, model, mixture, [], variants, {}, runs=[*runs])
     for regime in [g for g in suite.regimes if any(r.regime == g for r in runs)]:
-        start = len(panel.columns)
-        for task in tasks:
-            of_task = [r for r in runs if r.regime == regime and task in (r.scores or r.tasks)]
-            if not of_task:
-                continue
-            known = [r.scores[task] for r in of_task if r.finished and task in r.scores]
-            metric = known[0].main_metric if known else ""
-            index = len(panel.columns)
-            panel.columns.append(
-                Column(task, regime, metric, any(s.synthetic for s in known), known[0].n_items if known else None)
-            )
-            for variant in variants:
-                mine = [r for r in of_task if r.variant == variant]
-                lent = [r for r in borrowed if r.variant == variant and r.regime == regime and task in r.scores]
-                cell = _cell(mine or lent, task)
-                panel.cells[variant, index] = replace(cell, borrowed=not mine and bool(lent))
-        if len(panel.columns) - start > 1:
-            _add_average(panel, regime, start)
-        for index in range(start, len(panel.columns)):
-            _share_spread(panel, index)
-        for index in range(start, len(panel.columns)):
-            _mark_best(panel, index)
+        of_regime = [r for r in runs if r.regime == regime]
+        known = {r.protocol(task) for r in of_regime for task in r.scores or r.tasks} - {""}
+        for protocol in sorted(known) or [""]:
+            _add_columns(panel, regime, protocol, tasks, of_regime, [r for r in borrowed if r.regime == regime])
     return panel
+
+
+def _add_columns(
+    panel: Panel, regime: str, protocol: str, tasks: Sequence[str], runs: Sequence[Run], borrowed: Sequence[Run]
+) -> None:
+    """Add the columns of one regime under one protocol."""
+
+    def has(run: Run, task: str) -> bool:
+        # what ended before it was scored, and does not say how it would have been, is missing under every protocol
+        return task in (run.scores or run.tasks) and run.protocol(task) in ("", protocol)
+
+    start = len(panel.columns)
+    for task in tasks:
+        of_task = [r for r in runs if has(r, task)]
+        if not of_task:
+            continue
+        known = [r.scores[task] for r in of_task if r.finished and task in r.scores]
+        metric = known[0].main_metric if known else ""
+        index = len(panel.columns)
+        n_items = known[0].n_items if known else None
+        panel.columns.append(Column(task, regime, metric, any(s.synthetic for s in known), n_items, protocol))
+        for variant in panel.variants:
+            mine = [r for r in of_task if r.variant == variant]
+            lent = [r for r in borrowed if r.variant == variant and task in r.scores and has(r, task)]
+            cell = _cell(mine or lent, task)
+            panel.cells[variant, index] = replace(cell, borrowed=not mine and bool(lent))
+    if len(panel.columns) - start > 1:
+        _add_average(panel, regime, start)
+    for index in range(start, len(panel.columns)):
+        _share_spread(panel, index)
+    for index in range(start, len(panel.columns)):
+        _mark_best(panel, index)
 
 
 def _cell(runs: Sequence[Run], task: str) -> Cell:
@@ -216,7 +232,7 @@ def _add_average(panel: Panel, regime: str, start: int) -> None:
     indexes = range(start, len(panel.columns))
     synthetic = any(panel.columns[i].synthetic for i in indexes)
     average = len(panel.columns)
-    panel.columns.append(Column(AVERAGE, regime, "", synthetic, None))
+    panel.columns.append(Column(AVERAGE, regime, "", synthetic, None, panel.columns[start].protocol))
     for variant in panel.variants:
         parts = [panel.cells[variant, i] for i in indexes]
         lost = [r for p in parts for r in p.lost]
@@ -283,9 +299,9 @@ def interference(found: Iterable[Panel]) -> list[Interference]:
         single = next((p for p in found if p.model == multi.model and not p.mixture), None)
         if single is None:
             continue
-        where = {(c.task, c.regime): i for i, c in enumerate(single.columns)}
+        where = {(c.task, c.regime, c.protocol): i for i, c in enumerate(single.columns)}
         for index, column in enumerate(multi.columns):
-            other = where.get((column.task, column.regime))
+            other = where.get((column.task, column.regime, column.protocol))
             if other is None or column.task == AVERAGE:
                 continue
             for variant in multi.variants:

@@ -32,6 +32,7 @@ class Score:
         interval: The record's own interval over items, or None.
         synthetic: Whether the task comes from a generator.
         items: The scored items, or None for a published record.
+        protocol: How answers were scored.
     """
 
     task: str
@@ -44,6 +45,7 @@ class Score:
     interval: tuple[float, float] | None
     synthetic: bool
     items: stats.Items | None
+    protocol: str = ""
 
     @property
     def value(self) -> float:
@@ -101,6 +103,13 @@ class Run:
         """The tasks the plan names; a failed run has no others to show."""
         planned = [t["name"] if isinstance(t, dict) else str(t) for t in self.record["plan"].get("tasks") or []]
         return planned or sorted(self.scores) or [self.task]
+
+    def protocol(self, task: str) -> str:
+        """Return how a task is scored, by its score or else its plan; empty where neither says."""
+        if task in self.scores:
+            return self.scores[task].protocol
+        planned = (t for t in self.record["plan"].get("tasks") or [] if isinstance(t, dict) and t["name"] == task)
+        return str(next(planned, {}).get("protocol") or "")
 
     @cached_property
     def draws(self) -> dict[str, np.ndarray]:
@@ -269,6 +278,7 @@ def _score_of(task: str, score: Mapping[str, Any], items: stats.Items | None) ->
         interval=tuple(interval) if interval else None,
         synthetic=bool(score.get("synthetic")),
         items=items,
+        protocol=str(score.get("protocol") or ""),
     )
 
 

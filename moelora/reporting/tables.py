@@ -34,10 +34,11 @@ def headline(panel: Panel, unproven: Mapping[str, str] | None = None) -> Table:
     columns = [("Variant", ""), ("Trainable", "parameters")]
     for regime, indexes in panel.regimes:
         groups.append((words.regime_label(regime), len(indexes)))
+        several = len({panel.columns[index].protocol for index in indexes}) > 1
         for index in indexes:
             column = panel.columns[index]
             if column.task == AVERAGE:
-                columns.append(("Average", "over tasks"))
+                columns.append(("Average", f"over tasks, {column.protocol}" if several else "over tasks"))
             else:
                 columns.append((suite.task_title(column.task), words.metric_label(column.metric)))
     rows, marked = [], {}

@@ -9,7 +9,7 @@ _PROPORTIONS = frozenset({"accuracy", "acc", "acc_norm", "exact_match"})
 
 def is_proportion(metric: str) -> bool:
     """Return whether the metric counts right answers, so that a binomial interval belongs to it."""
-    return metric in _PROPORTIONS
+    return metric in _PROPORTIONS or metric.startswith("acc_")  # a protocol's own accuracy says so in its name
 
 
 def chance_interval(rate: float, n_items: int, level: float = 0.95) -> tuple[float, float]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from moelora.stats.chance import is_proportion
+
 
 @dataclass(frozen=True)
 class Items:
@@ -50,7 +52,7 @@ def resampled_metric(metric: str, items: Items, counts: np.ndarray) -> np.ndarra
     """
     if not len(items):
         return None
-    if metric in _COUNTED and not np.isnan(items.correct).any():
+    if is_proportion(metric) and not np.isnan(items.correct).any():
         return counts @ items.correct / counts.sum(axis=1)
     function = _FUNCTIONS.get(metric)
     if function is None or np.isnan(items.labels).any() or np.isnan(items.predictions).any():
@@ -111,8 +113,6 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     # 0/0 is 0, as scikit-learn has it: a constant prediction has no F1 and no correlation.
     return np.divide(above, below, out=np.zeros_like(above, dtype=np.float64), where=below > 1e-15)
 
-
-_COUNTED = frozenset({"accuracy", "acc", "acc_norm", "exact_match"})
 
 _FUNCTIONS = {
     "accuracy": _accuracy,

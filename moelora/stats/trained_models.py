@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moelora.stats.bootstrap import DRAWS, resampling_counts
+from moelora.stats.chance import is_proportion
 from moelora.stats.metrics import Items, item_metric, resampled_metric
 
 TRAINED_MODELS = "these two trained models, on other items of this kind"
@@ -101,7 +102,7 @@ def bootstrap_p(draws: np.ndarray) -> float:
 
 
 def _right_answers(metric: str, items: Items) -> np.ndarray | None:
-    if metric not in ("accuracy", "acc", "acc_norm", "exact_match"):
+    if not is_proportion(metric):
         return None
     if not np.isnan(items.correct).any():
         return items.correct == 1.0

@@ -8,6 +8,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from moelora.tasks.protocols import POSED
+
 
 @dataclasses.dataclass(frozen=True)
 class LabelledText:
@@ -38,13 +40,15 @@ class Task:
     """A loaded task.
 
     ``document`` is the task file's content; ``train`` and ``evaluation`` are examples in their stored order;
-    ``content`` is the SHA-256 over both splits, kept in the record since hub revisions may be unpinned.
+    ``content`` is the SHA-256 over both splits, kept in the record since hub revisions may be unpinned; ``commit`` is
+    the hub commit that the data came from, empty where they are no hub's.
     """
 
     document: dict[str, Any]
     train: tuple
     evaluation: tuple
     content: str
+    commit: str = ""
 
     @property
     def name(self) -> str:
@@ -74,6 +78,10 @@ def load_task(document: dict[str, Any], data_dir: "Path | None" = None) -> Task:
         ConfigError: the document contradicts the data, such as a missing split or column.
     """
     if document["kind"] == "multiple_choice":
+        if document["protocol"] in POSED:
+            from moelora.tasks.posed import load_posed_task
+
+            return load_posed_task(document)
         from moelora.tasks.choice import load_choice_task
 
         return load_choice_task(document, data_dir)

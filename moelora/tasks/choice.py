@@ -6,13 +6,14 @@ are scored.
 
 import functools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from moelora.errors import ConfigError, DataUnavailableError
 from moelora.files import canonical_json
 from moelora.tasks import Choice, Task
-from moelora.tasks.labelled import content_hash
+from moelora.tasks.labelled import content_hash, resolved_commit
 
 
 def lm_eval_name(document: dict[str, Any]) -> str:
@@ -21,16 +22,43 @@ def lm_eval_name(document: dict[str, Any]) -> str:
     return source["lm_eval"] if "lm_eval" in source else "moelora_" + document["name"].removeprefix("tiny-")
 
 
+def lm_eval_request(document: dict[str, Any]) -> "str | dict[str, Any]":
+    """Return what lm-eval is asked to load: a task's name, or the task with another configuration or revision.
+
+    lm-eval takes changes of its own tasks only as members of a group.
+    """
+    name, source = lm_eval_name(document), document["source"]
+    changes: dict[str, Any] = {}
+    if source.get("config"):
+        changes["dataset_name"] = source["config"]
+    if source.get("revision"):
+        changes["dataset_kwargs"] = {"revision": source["revision"]}
+    return {"group": f"moelora_{document['name']}", "task": [{"task": name, **changes}]} if changes else name
+
+
+def shipped_folder(name: str) -> "Path | None":
+    """Return the folder of lm-eval's own file that defines a task; None where no file does.
+
+    Few files are called as their task is, and some are called as another folder's task, so the text decides.
+    """
+    import lm_eval
+
+    shipped = Path(lm_eval.__file__).parent / "tasks"
+    defines = re.compile(rf"^task: *{re.escape(name)} *$", re.MULTILINE)
+    for pattern in (f"**/{name}.yaml", f"**/{name}/*.yaml", "**/*.yaml"):
+        for path in sorted(shipped.glob(pattern)):
+            if defines.search(path.read_text(encoding="utf-8", errors="ignore")):
+                return path.parent
+    return None
+
+
 def task_manager(documents: list[dict[str, Any]], data_dir: "Path | None") -> Any:
     """Return an lm-eval task manager that knows the given tasks.
 
-    Indexing all of lm-eval takes seconds, so only the folders of the tasks are indexed when their file carries the
-    task's name; otherwise everything is.
+    Indexing all of lm-eval takes seconds, so only the folders of the tasks are indexed where they are found.
     """
-    import lm_eval
     from lm_eval.tasks import TaskManager
 
-    shipped = Path(lm_eval.__file__).parent / "tasks"
     folders: list[str] = []
     for document in documents:
         name = lm_eval_name(document)
@@ -42,10 +70,10 @@ def task_manager(documents: list[dict[str, Any]], data_dir: "Path | None") -> An
                 )
             folders.append(str(Path(data_dir) / "lm_eval"))
         else:
-            found = sorted(shipped.rglob(f"{name}.yaml"))
-            if not found:
+            folder = shipped_folder(name)
+            if folder is None:
                 return TaskManager(include_path=sorted(set(folders)) or None)
-            folders.append(str(found[0].parent))
+            folders.append(str(folder))
     return TaskManager(include_path=sorted(set(folders)), include_defaults=False)
 
 
@@ -60,7 +88,7 @@ def _lm_eval_task(document: str, data_dir: "Path | None") -> Any:
     content = json.loads(document)
     name = lm_eval_name(content)
     try:
-        task = task_manager([content], data_dir).load([name])["tasks"][name]
+        task = task_manager([content], data_dir).load([lm_eval_request(content)])["tasks"][name]
     except DataUnavailableError:
         raise
     except Exception as error:  # lm-eval and the hub clients raise many unrelated types here
@@ -85,12 +113,20 @@ def lm_eval_task(document: dict[str, Any], data_dir: "Path | None") -> Any:
 
 
 def render(task: Any, docs: Any) -> tuple[Choice, ...]:
-    """Return the examples of a split as lm-eval renders them."""
+    """Return the examples of a split as lm-eval renders them.
+
+    In WinoGrande the choices are beginnings of the sentence and all have one continuation: the prompt of such an
+    example is the right beginning.
+    """
     delimiter = task.config.target_delimiter
     examples = []
     for index, doc in enumerate(docs):
         target = task.doc_to_target(doc)
         choices = task.doc_to_choice(doc)
+        if task.multiple_input:
+            answer = task.doc_to_text(doc)
+            examples.append(Choice(index, choices[answer], (delimiter + target,) * len(choices), answer))
+            continue
         answer = choices.index(target) if isinstance(target, str) and not target.isdigit() else int(target)
         continuations = tuple(delimiter + choice for choice in choices)
         examples.append(Choice(index, task.doc_to_text(doc), continuations, answer))
@@ -104,4 +140,4 @@ def load_choice_task(document: dict[str, Any], data_dir: "Path | None") -> Task:
         raise ConfigError(f"lm-eval task '{lm_eval_name(document)}' has no training split, so it cannot be trained on")
     train = render(task, task.training_docs())
     evaluation = render(task, task.test_docs() if task.has_test_docs() else task.validation_docs())
-    return Task(document, train, evaluation, content_hash(train, evaluation))
+    return Task(document, train, evaluation, content_hash(train, evaluation), resolved_commit(task.dataset))

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,19 @@ def fetch_dataset(source: Mapping[str, Any], owner: str, place: str, split: "str
         ) from error
 
 
+def resolved_commit(available: Any) -> str:
+    """Return the hub commit of a loaded data set, empty where there is none.
+
+    The client keeps what it prepared in a folder named for the commit, also when it is offline.
+    """
+    for split in available.values():
+        for file in split.cache_files:
+            found = [part for part in Path(file["filename"]).parts if re.fullmatch("[0-9a-f]{40}", part)]
+            if found:
+                return found[-1]
+    return ""
+
+
 def labelled_examples(rows: Iterable[Any], fields: list[str], label: str, kind: str) -> tuple[LabelledText, ...]:
     """Return rows as examples, numbered in their order."""
     number = float if kind == "regression" else int
@@ -97,11 +111,13 @@ def load_labelled_task(document: dict[str, Any], data_dir: "Path | None") -> Tas
     """Load a classification or regression task (see :func:`moelora.tasks.load_task`)."""
     splits = document["splits"]
     source = document["source"]
+    commit = ""
     if "builtin" in source:
         rows = {key: builtin_split(document, data_dir, "encoder", splits[key]) for key in ("train", "evaluation")}
         fields, label = ["text", "text_pair"], "label"
     else:
         available = hub_dataset(document)
+        commit = resolved_commit(available)
         for split in splits.values():
             if split not in available:
                 raise ConfigError(f"task '{document['name']}' has no split '{split}'{nearest(split, set(available))}")
@@ -124,4 +140,4 @@ def load_labelled_task(document: dict[str, Any], data_dir: "Path | None") -> Tas
                     f"task '{document['name']}': the {key} split '{splits[key]}' has labels {sorted(wrong)} outside "
                     f"the {len(known)} of the task file; GLUE's test splits carry -1 and cannot be scored"
                 )
-    return Task(document, examples["train"], examples["evaluation"], content_hash(*examples.values()))
+    return Task(document, examples["train"], examples["evaluation"], content_hash(*examples.values()), commit)

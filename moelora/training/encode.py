@@ -6,6 +6,8 @@ from typing import Any
 import torch
 
 from moelora.tasks import Choice, LabelledText, Task
+from moelora.tasks.prompts.posing import Posed
+from moelora.tasks.protocols import POSED
 
 IGNORED = -100  # label of a token that the loss leaves out
 
@@ -51,18 +53,39 @@ def encode_choice(task: Task, example: Choice, tokenizer: Any, max_length: int, 
     prompt's own tokens is the continuation. An end-of-text token is not appended, since scoring asks for none.
     """
     text = example.prompt + example.continuations[example.answer if answer is None else answer]
-    whole = tokenizer(text, add_special_tokens=True)["input_ids"]
-    prompt = tokenizer(example.prompt, add_special_tokens=True)["input_ids"]
-    if whole and tokenizer.eos_token_id is not None and whole[-1] == tokenizer.eos_token_id:
-        whole, prompt = whole[:-1], prompt[:-1]
+    whole, prompt = tokenise(text, tokenizer), tokenise(example.prompt, tokenizer)
     start = min(len(prompt), len(whole) - 1)
     cut = max(0, len(whole) - max_length)
     return Encoded(task.name, example.id, tuple(whole[cut:]), (), max(1, start - cut))
 
 
+def encode_posed(task: Task, example: Posed, tokenizer: Any, max_length: int) -> Encoded:
+    """Tokenise a question under one of our protocols with its right answer, as its program does for training.
+
+    A text that is too long loses its start. As coded it loses its end, and an end-of-text token follows only where
+    there is room.
+    """
+    prompt = tokenise(example.training, tokenizer)
+    whole = tokenise(example.training + example.continuations[example.answer], tokenizer)
+    start, end = min(len(prompt), len(whole) - 1), tokenizer.eos_token_id
+    if example.ends and end is not None and (len(whole) < max_length or not example.keeps_start):
+        whole = [*whole, end]
+    cut = 0 if example.keeps_start else max(0, len(whole) - max_length)
+    ids = tuple(whole[cut : cut + max_length])
+    return Encoded(task.name, example.id, ids, (), max(1, min(start - cut, len(ids) - 1)))
+
+
+def tokenise(text: str, tokenizer: Any) -> list[int]:
+    """Return a text's tokens with what the tokenizer puts before it, but without an end-of-text token."""
+    ids = list(tokenizer(text, add_special_tokens=True)["input_ids"])
+    return ids[:-1] if ids and tokenizer.eos_token_id is not None and ids[-1] == tokenizer.eos_token_id else ids
+
+
 def encode(task: Task, examples: Any, tokenizer: Any, max_length: int) -> list[Encoded]:
     """Tokenise examples of either kind."""
     if task.kind == "multiple_choice":
+        if task.document.get("protocol") in POSED:
+            return [encode_posed(task, example, tokenizer, max_length) for example in examples]
         return [encode_choice(task, example, tokenizer, max_length) for example in examples]
     return encode_texts(task, examples, tokenizer, max_length)
 

@@ -43,6 +43,22 @@ def load_watched(plan: dict[str, Any], data_dir: "Path | None") -> "tuple[Text |
     return text, load_tasks({"tasks": asked.get("probes", {}).get("tasks", [])}, data_dir)
 
 
+def training_tasks(plan: dict[str, Any], tasks: list[Task]) -> tuple[list[Task], "dict[str, Any] | None"]:
+    """Return what a run is trained on, its tasks or the data that its plan names, and what the record says of those."""
+    data = plan["training"].get("data")
+    if not data:
+        return tasks, None
+    task, said = _instructions(canonical_json(data), tasks[0].document["protocol"])
+    return [task], said
+
+
+@cache
+def _instructions(data: str, protocol: str) -> tuple[Task, dict[str, Any]]:
+    from moelora.tasks.instructions import load_instructions
+
+    return load_instructions(json.loads(data), protocol)
+
+
 def train_run(run: Run) -> Any:
     """Train the run unless that is done; return the attached, trained model.
 
@@ -86,10 +102,12 @@ def train_run(run: Run) -> Any:
         load_parent(attached, run)
     parameters = attached.parameters()
     result = LoopResult()
+    trained_data = None
     further = method.abilities.trains and parameters["trainable"] and (parent is None or parent["continue"])
     if further:
         examples = []
-        for task in tasks:
+        trained_on, trained_data = training_tasks(plan, tasks)
+        for task in trained_on:
             examples += encode_training(
                 task, training.get("max_examples"), attached.base.tokenizer, training["max_length"]
             )
@@ -106,7 +124,7 @@ def train_run(run: Run) -> Any:
         result = train_loop(
             attached.model,
             steps,
-            {task.name: task.kind for task in tasks},
+            {task.name: task.kind for task in trained_on},
             training,
             attached.base.tokenizer.pad_token_id,
             accelerator,
@@ -136,7 +154,8 @@ def train_run(run: Run) -> Any:
                 "accumulation_steps",
                 "resumed",
             )
-        },
+        }
+        | ({"data": trained_data} if trained_data else {}),
         "parameters": parameters,
         "attached": attached.layers(),
         "match": attached.matched.record() if attached.matched else None,

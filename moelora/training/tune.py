@@ -64,6 +64,9 @@ def run_trial(
         data_dir: built-in data.
         watch: called after each step with the steps done, the total, and a function that scores the model as it is;
             it may end the trial by raising.
+
+    Raises:
+        ConfigError: the plan trains on other data than its tasks'.
     """
     from moelora.evaluation.score import score_model
     from moelora.methods import get_method
@@ -76,6 +79,8 @@ def run_trial(
     from moelora.training.state import seed_everything
 
     training = plan["training"]
+    if training.get("data"):
+        raise ConfigError("a trial trains on a part of its task's train split; it cannot train on 'training.data'")
     accelerator = make_accelerator(plan)
     attached = attach(plan, tasks, base_dir, accelerator.device)
     examples = []

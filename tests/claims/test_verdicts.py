@@ -98,12 +98,12 @@ def test_what_was_not_run_says_why_and_how():
 
 
 def test_what_is_missing_is_named():
-    key = dataclasses.replace(KEY, model="llama-99b", protocol="label-logits", task=None)
+    key = dataclasses.replace(KEY, model="llama-99b", protocol="generate-and-match", task=None)
     claim = dataclasses.replace(CLAIM, key=key, suite="no-such-suite", recipe=None)
     assert missing_for(claim, CONFIG) == [
         "no method here with the settings stated",
         "no task file for it",
-        "the protocol is label-logits",
+        "the protocol is generate-and-match",
         "no model file llama-99b",
         "no suite file no-such-suite",
     ]
