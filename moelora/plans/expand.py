@@ -11,6 +11,7 @@ from moelora.errors import ConfigError, nearest
 from moelora.plans import layout
 from moelora.plans.expansion import SCHEMA, Expansion, Job, Run
 from moelora.plans.placements import allocation_file
+from moelora.plans.parts import check_loss, check_shares, has_variant, wanted_cells, without_defaults
 from moelora.plans.searched import fill_search, search_document, searched_runs
 from moelora.plans.transfer import as_transfer, check_transfers, transfer_document, wanted_tasks
 from moelora.plans.variants import Variant, choose_variants, is_untrained
@@ -40,10 +41,11 @@ def expand(
     check_regimes(suite, {variant.name for variant in variants}, source)
     check_limits(suite, source)
     check_filter(suite, source)
+    check_shares(suite, variants, source)
     models: dict[str, dict] = {}
     tasks: dict[str, dict] = {}
     runs: dict[str, Run] = {}
-    for cell in suite["grid"]:
+    for cell in wanted_cells(suite):
         mixtures = {name: [name] for name in cell.get("tasks", [])}
         for name, members in cell.get("mixtures", {}).items():
             if name in mixtures or config_dir.file("task", name).is_file():
@@ -92,15 +94,16 @@ def expand(
 
 
 def check_filter(suite: Mapping[str, Any], source: str) -> None:
-    """Refuse a filter ``tasks`` that names what the grid does not have.
+    """Refuse a filter ``tasks`` or ``models`` that names what the grid does not have.
 
     Raises:
         ConfigError: as said.
     """
-    known = grid_tasks(suite)
-    for name in suite["tasks"] or []:
-        if name not in known:
-            raise ConfigError(f"{source}: 'tasks' names '{name}', which 'grid' does not have{nearest(name, known)}")
+    models = {name for cell in suite["grid"] for name in cell["models"]}
+    for key, known in (("tasks", grid_tasks(suite)), ("models", models)):
+        for name in suite[key] or []:
+            if name not in known:
+                raise ConfigError(f"{source}: '{key}' names '{name}', which 'grid' does not have{nearest(name, known)}")
 
 
 def grid_tasks(suite: Mapping[str, Any]) -> set[str]:
@@ -165,7 +168,7 @@ def check_fit(model: Mapping[str, Any], tasks: list[dict], source: str) -> None:
 
 
 def check_architecture(variant: Variant, model: Mapping[str, Any], source: str) -> None:
-    """Refuse a variant that cannot be attached to a model.
+    """Refuse a variant that cannot be attached to a model, or not in its quantised form.
 
     Raises:
         ConfigError: as said; the message has the page's reason.
@@ -177,6 +180,11 @@ def check_architecture(variant: Variant, model: Mapping[str, Any], source: str) 
             f"{source}: variant '{variant.name}' can be attached to models of architecture "
             f"{allowed} only, found '{model['name']}' ({model['architecture']}): "
             f"{abilities.architecture_note}; take it out of 'variants', or put such models into a suite of their own"
+        )
+    if model.get("quantisation") and not abilities.quantised_base:
+        raise ConfigError(
+            f"{source}: variant '{variant.name}' trains the base model's own weights, and those of '{model['name']}' are "
+            f"quantised ({model['quantisation']}); take it out of 'variants', or put such models into a suite of their own"
         )
     fits = abilities.feed_forward_layouts
     if fits and model["feed_forward_layout"] not in fits:
@@ -191,11 +199,12 @@ def _runs(suite, config_dir, model, task, members, variant):
     """Yield the runs of one variant on one task: regimes by seeds."""
     untrained = is_untrained(variant, model)
     for regime, rules in suite["regimes"].items():
-        if model["name"] not in rules.get("models", [model["name"]]):
+        if model["name"] not in rules.get("models", [model["name"]]) or not has_variant(rules, variant):
             continue
         label = layout.label(variant.name, regime, len(suite["regimes"]))
         pending: dict[str, Any] = {}
         training = merge_training(suite, config_dir, regime, task, variant.name, model)
+        check_loss(training, regime, members)
         if rules.get("tune") and not untrained:
             training["learning_rate"] = None
             pending["learning_rate"] = layout.tuning(model["name"], task, label)
@@ -216,7 +225,7 @@ def _runs(suite, config_dir, model, task, members, variant):
             plan = {
                 "schema": SCHEMA,
                 "suite": suite["name"],
-                "model": model,
+                "model": {key: value for key, value in model.items() if key != "facts"},
                 "task": task,
                 "tasks": members,
                 "variant": variant.name,
@@ -260,7 +269,7 @@ def merge_training(
         merged["max_length"] = model["max_length"]
     if merged["micro_batch_size"] is None:
         merged["micro_batch_size"] = merged["batch_size"]
-    return merged
+    return without_defaults(merged)
 
 
 def _jobs(runs, carry: list[str]):
