@@ -10,8 +10,8 @@ from moelora.config import ConfigDir, fill_defaults
 from moelora.errors import ConfigError, nearest
 from moelora.plans import layout
 from moelora.plans.expansion import SCHEMA, Expansion, Job, Run
-from moelora.plans.placements import allocation_file
 from moelora.plans.parts import check_loss, check_shares, has_variant, wanted_cells, without_defaults
+from moelora.plans.placements import allocation_file
 from moelora.plans.searched import fill_search, search_document, searched_runs
 from moelora.plans.transfer import as_transfer, check_transfers, transfer_document, wanted_tasks
 from moelora.plans.variants import Variant, choose_variants, is_untrained
@@ -183,8 +183,9 @@ def check_architecture(variant: Variant, model: Mapping[str, Any], source: str) 
         )
     if model.get("quantisation") and not abilities.quantised_base:
         raise ConfigError(
-            f"{source}: variant '{variant.name}' trains the base model's own weights, and those of '{model['name']}' are "
-            f"quantised ({model['quantisation']}); take it out of 'variants', or put such models into a suite of their own"
+            f"{source}: variant '{variant.name}' trains the base model's own weights, which are quantised "
+            f"({model['quantisation']}) in '{model['name']}'; take it out of 'variants', or put such models into a "
+            "suite of their own"
         )
     fits = abilities.feed_forward_layouts
     if fits and model["feed_forward_layout"] not in fits:

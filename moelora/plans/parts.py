@@ -56,7 +56,7 @@ def check_shares(suite: Mapping[str, Any], variants: list[Variant], source: str)
 
 
 def families(variant: Variant) -> set[str]:
-    """Return the names by which a regime may name a variant: its own, its mixture's, and what was placed to become it."""
+    """Return the names by which a regime may have a variant: its own, its mixture's, and that of what was placed."""
     found = {variant.name}
     for one in (variant, variant.match):
         if one is not None:

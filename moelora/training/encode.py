@@ -8,6 +8,7 @@ import torch
 from moelora.tasks import Choice, LabelledText, Task
 
 IGNORED = -100  # label of a token that the loss leaves out
+ANSWERS, ALL, PADDING = "answers", "all_tokens", "all_tokens_and_padding"  # what the loss of a decoder counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,26 +45,37 @@ def encode_texts(task: Task, examples: "list[LabelledText] | tuple", tokenizer: 
     ]
 
 
-def encode_choice(task: Task, example: Choice, tokenizer: Any, max_length: int, answer: "int | None" = None) -> Encoded:
+def encode_choice(
+    task: Task,
+    example: Choice,
+    tokenizer: Any,
+    max_length: int,
+    answer: "int | None" = None,
+    *,
+    end_of_text: bool = False,
+) -> Encoded:
     """Tokenise a prompt with one continuation (the right one by default); the prompt is cut from the left.
 
     The split into prompt and continuation is lm-eval's: the whole text is tokenised, and what goes beyond the
-    prompt's own tokens is the continuation. An end-of-text token is not appended, since scoring asks for none.
+    prompt's own tokens is the continuation. An end-of-text token is not appended, since scoring asks for none; with
+    ``end_of_text`` it is, where it fits, and belongs to the continuation (LLM-Adapters, MoLA).
     """
     text = example.prompt + example.continuations[example.answer if answer is None else answer]
     whole = tokenizer(text, add_special_tokens=True)["input_ids"]
     prompt = tokenizer(example.prompt, add_special_tokens=True)["input_ids"]
     if whole and tokenizer.eos_token_id is not None and whole[-1] == tokenizer.eos_token_id:
         whole, prompt = whole[:-1], prompt[:-1]
+    if end_of_text and tokenizer.eos_token_id is not None and len(whole) < max_length:
+        whole = [*whole, tokenizer.eos_token_id]
     start = min(len(prompt), len(whole) - 1)
     cut = max(0, len(whole) - max_length)
     return Encoded(task.name, example.id, tuple(whole[cut:]), (), max(1, start - cut))
 
 
-def encode(task: Task, examples: Any, tokenizer: Any, max_length: int) -> list[Encoded]:
+def encode(task: Task, examples: Any, tokenizer: Any, max_length: int, *, end_of_text: bool = False) -> list[Encoded]:
     """Tokenise examples of either kind."""
     if task.kind == "multiple_choice":
-        return [encode_choice(task, example, tokenizer, max_length) for example in examples]
+        return [encode_choice(task, one, tokenizer, max_length, end_of_text=end_of_text) for one in examples]
     return encode_texts(task, examples, tokenizer, max_length)
 
 
@@ -71,12 +83,14 @@ _KEPT_TASKS = 16
 _kept: dict[tuple, tuple[Any, list[Encoded]]] = {}
 
 
-def encode_training(task: Task, limit: "int | None", tokenizer: Any, max_length: int) -> list[Encoded]:
+def encode_training(
+    task: Task, limit: "int | None", tokenizer: Any, max_length: int, *, end_of_text: bool = False
+) -> list[Encoded]:
     """Tokenise a task's first training examples, all without a limit; the seeds of one job share what comes out."""
-    key = (task.name, limit, tokenizer.name_or_path, max_length)
+    key = (task.name, limit, tokenizer.name_or_path, max_length, end_of_text)
     examples, encoded = _kept.pop(key, (None, []))
     if examples is not task.train:  # a split cut from train has the task's name too
-        encoded = encode(task, task.train[:limit], tokenizer, max_length)
+        encoded = encode(task, task.train[:limit], tokenizer, max_length, end_of_text=end_of_text)
     _kept[key] = (task.train, encoded)
     if len(_kept) > _KEPT_TASKS:
         _kept.pop(next(iter(_kept)))
@@ -84,13 +98,14 @@ def encode_training(task: Task, limit: "int | None", tokenizer: Any, max_length:
 
 
 def collate(
-    batch: list[Encoded], pad_id: int, kind: str, device: "torch.device | str" = "cpu"
+    batch: list[Encoded], pad_id: int, kind: str, device: "torch.device | str" = "cpu", loss_on: str = ANSWERS
 ) -> dict[str, torch.Tensor]:
     """Pad a batch on the right.
 
     Returns:
         ``input_ids`` and ``attention_mask`` (B, T), ``token_type_ids`` (B, T) where the model has them, and ``labels``:
-        (B,) classes or float32 grades, or (B, T) tokens with ``IGNORED`` outside the answer.
+        (B,) classes or float32 grades, or (B, T) tokens with ``IGNORED`` outside of what the loss counts: the answer,
+        all tokens of the text, or padding too.
     """
     length = max(len(example.ids) for example in batch)
     ids = torch.full((len(batch), length), pad_id, dtype=torch.long)
@@ -108,7 +123,8 @@ def collate(
     if kind == "multiple_choice":
         labels = torch.full((len(batch), length), IGNORED, dtype=torch.long)
         for row, example in enumerate(batch):
-            labels[row, example.label : len(example.ids)] = ids[row, example.label : len(example.ids)]
+            first, last = example.label if loss_on == ANSWERS else 0, len(example.ids) if loss_on != PADDING else length
+            labels[row, first:last] = ids[row, first:last]
     else:
         dtype = torch.float32 if kind == "regression" else torch.long
         labels = torch.tensor([example.label for example in batch], dtype=dtype)

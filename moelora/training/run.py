@@ -40,7 +40,7 @@ def train_run(run: Run) -> Any:
     """
     from moelora.methods import get_method
     from moelora.seeds import derive_seed
-    from moelora.training.attach import adapter_file, attach, load_adapter, save_adapter
+    from moelora.training.attach import adapter_file, attach, load_adapter, recompute_activations, save_adapter
     from moelora.training.encode import encode_training
     from moelora.training.loop import LoopResult, train_loop
     from moelora.training.order import all_steps
@@ -78,8 +78,13 @@ def train_run(run: Run) -> Any:
         examples = []
         for task in tasks:
             examples += encode_training(
-                task, training.get("max_examples"), attached.base.tokenizer, training["max_length"]
+                task,
+                training.get("max_examples"),
+                attached.base.tokenizer,
+                training["max_length"],
+                end_of_text=training.get("end_of_text", False),
             )
+        recompute_activations(attached.model, training)
         steps = all_steps(
             examples,
             training["batch_size"],
@@ -130,6 +135,7 @@ def train_run(run: Run) -> Any:
             *(declarations(method, attached.settings, result.micro_batch_size) if further or not parent else []),
             *declared,
             *parent_declarations(parent),
+            *source_declarations(plan),
         ],
         "base_identity": attached.base.identity,
         "adapter_sha256": None,
@@ -178,6 +184,18 @@ def parent_declarations(parent: "dict[str, Any] | None") -> list[str]:
     how = "then trained here" if parent["continue"] else "scored here without further training"
     source = f"adapter of task {parent['task'] or 'unknown'}, variant {parent['variant'] or 'unknown'}"
     return [f"not trained from the base model: {source}, seed {parent['seed']}, {how}"]
+
+
+def source_declarations(plan: dict[str, Any]) -> list[str]:
+    """Return what must be said of a run whose loss or base model is not what every method here has by default."""
+    training, form = plan["training"], plan["model"].get("quantisation")
+    words = {"all_tokens": "prompt and answer", "all_tokens_and_padding": "prompt, answer and padding"}
+    found = [f"the loss counts {words[training['loss_on']]}"] if "loss_on" in training else []
+    if training.get("end_of_text"):
+        found.append("an end-of-text token is trained after each answer")
+    if form:
+        found.append(f"the base model's linears are quantised ({form}, bitsandbytes), in training and in scoring")
+    return found
 
 
 def evaluate_run(run: Run, attached: Any, trained: dict[str, Any]) -> dict[str, Any]:
