@@ -106,7 +106,7 @@ def sizes_of(config: Mapping[str, Any]) -> Sizes:
         key_value=config.get("num_key_value_heads", heads) * per_head,
         vocabulary=config["vocab_size"],
         gated=not encoder,
-        tied=encoder or config.get("tie_word_embeddings", False),
+        tied=not encoder and config.get("tie_word_embeddings", False),
         positions=config["max_position_embeddings"] + config["type_vocab_size"] if encoder else 0,
         biases="all" if encoder else "attention" if family == "qwen2" else "",
         pooler=family == "bert",
