@@ -204,6 +204,7 @@ def evaluate_run(run: Run, attached: Any, trained: dict[str, Any]) -> dict[str, 
     Where the plan asks for diagnostics of routing, the first choices of the routers are written too.
     """
     import pandas
+    import torch
 
     from moelora.evaluation.score import routed_items, score_model
     from moelora.methods import get_method
@@ -215,15 +216,18 @@ def evaluate_run(run: Run, attached: Any, trained: dict[str, Any]) -> dict[str, 
     device = choose_device()
     if trained["status"] == "finished":
         tasks = load_tasks(plan, run.data_dir)
-        scores, rows = score_model(
-            attached.model,
-            attached.base.tokenizer,
-            tasks,
-            plan,
-            data_dir=run.data_dir,
-            device=device,
-            reads_input=method.abilities.reads_input,
-        )
+        with torch.no_grad():  # 4-bit layers give other numbers where gradients are kept
+            scores, rows = score_model(
+                attached.model,
+                attached.base.tokenizer,
+                tasks,
+                plan,
+                data_dir=run.data_dir,
+                device=device,
+                reads_input=method.abilities.reads_input,
+            )
+        if form := plan["model"].get("quantisation"):
+            scores = {name: {**entry, "base_form": form} for name, entry in scores.items()}
         frame = pandas.DataFrame(rows, columns=["task", "item", "label", "prediction", "correct"])
         frame = frame.astype({"label": float, "prediction": float, "correct": float})
         temporary = run.folder / ".items.parquet.tmp"
