@@ -152,23 +152,31 @@ def _row(runs, document, sizes, facts, expansion, device, measured) -> dict[str,
 
 
 def training_seconds(run: Run, length: Length, sizes: Sizes, adapter: float, extra: float, device: Device) -> float:
-    """Return the seconds of a run's training at the stated share of the card's peak."""
+    """Return the seconds of a run's training at the stated share of the card's peak, launching at the least."""
+    training = run.plan["training"]
     each = operations.training_operations(
         sizes,
         length.mean,
         adapter,
         extra,
         whole=run.variant.method == "full",
-        checkpointing=bool(run.plan["training"].get("checkpointing")),
+        checkpointing=bool(training.get("checkpointing")),
     )
-    return length.tokens * each / (UTILISATION * 1e12 * device.teraflops)
+    passes = length.steps * -(-training["batch_size"] // training["micro_batch_size"])
+    computing = length.tokens * each / (UTILISATION * 1e12 * device.teraflops)
+    return max(computing, passes * sizes.layers * operations.STEP_LAUNCH)
 
 
 def scoring_seconds(length: Length, sizes: Sizes, more: float, load: Load, device: Device) -> float:
-    """Return the seconds of a run's scoring: reading by operations, generating by moving the weights for each token."""
+    """Return the seconds of a run's scoring.
+
+    Reading takes its operations; generating moves all weights for each token, at half of the card's bandwidth.
+    """
+    launch = sizes.layers * operations.LAUNCH
     reading = length.scored * operations.forward_operations(sizes, length.mean, more)
-    moving = length.generated * weight_bytes(sizes, load.dtype, load.form) / device.bandwidth
-    return reading / (SCORING_UTILISATION * 1e12 * device.teraflops) + 2 * moving  # half of the bandwidth is reached
+    moving = 2 * weight_bytes(sizes, load.dtype, load.form) / device.bandwidth
+    seconds = max(reading / (SCORING_UTILISATION * 1e12 * device.teraflops), length.batches * launch)
+    return seconds + length.generated * max(moving, launch)
 
 
 def refuse(words: str, load: Load, training: int, scoring: int, device: Device) -> "str | None":

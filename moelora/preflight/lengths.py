@@ -16,6 +16,7 @@ CHARACTERS_PER_TOKEN = 4
 INSTRUCTION_TOKENS = 20
 LONGEST = 4
 NEW_TOKENS, BEAMS = 32, 4  # of the protocol generate-regex
+AUTOMATIC = 32  # items that an automatic batch is taken to hold
 RECIPES = {"commonsense-15k": 15_000, "commonsense-170k": 170_420}  # rows
 
 
@@ -78,6 +79,7 @@ class Length:
         mean: Mean tokens of a training text.
         longest: Tokens of the longest text, of training and of scoring.
         scored: Tokens that scoring reads.
+        batches: Forward passes in which it reads them.
         generated: Steps of generation, in which each sequence of a batch gets one token.
     """
 
@@ -86,6 +88,7 @@ class Length:
     mean: float
     longest: float
     scored: float
+    batches: int
     generated: int
 
 
@@ -112,15 +115,16 @@ def run_length(plan: Mapping[str, Any], facts: Mapping[str, Facts], untrained: b
     if not untrained and not _scored_only(plan):
         by_epochs = training["max_steps"] is None
         steps = round(training["epochs"] * -(-total // training["batch_size"])) if by_epochs else training["max_steps"]
-    scored, generated = 0.0, 0
+    scored, batches, generated = 0.0, 0, 0
+    batch = evaluation["batch_size"] if isinstance(evaluation["batch_size"], int) else AUTOMATIC
     for one, how in known:
         items = min(one.evaluation, evaluation["limit"] or one.evaluation)
-        scored += items * one.tokens(how, cut) * (one.choices if how == "lm-eval" else 1)
+        texts = items * (one.choices if how == "lm-eval" else 1)
+        scored, batches = scored + texts * one.tokens(how, cut), batches + -(-texts // batch)
         if how.startswith("generate"):
-            batch = evaluation["batch_size"] if isinstance(evaluation["batch_size"], int) else 16
             generated += NEW_TOKENS * -(-items // batch)
     longest = max(one.longest(how, cut) for one, how in known)
-    return Length(steps, mean * training["batch_size"] * steps, mean, longest, scored, generated)
+    return Length(steps, mean * training["batch_size"] * steps, mean, longest, scored, batches, generated)
 
 
 def tuning_length(plan: Mapping[str, Any], tune: Mapping[str, Any], facts: Mapping[str, Facts]) -> float:

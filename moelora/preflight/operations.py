@@ -1,5 +1,6 @@
 """Operations of one token, two for each multiplication with an addition.
 
+A step takes the time of its operations, or that of launching them where they are few: `LAUNCH` and `STEP_LAUNCH`.
 A frozen linear is multiplied twice in a step, once forward and once for the gradient of its input; a trained factor
 three times. Norms, activations, softmax and routers' softmax are left out: they take time by moving bytes.
 """
@@ -9,6 +10,9 @@ from typing import Any
 
 from moelora.methods import Counts
 from moelora.shapes import Sizes
+
+LAUNCH, STEP_LAUNCH = 1e-3, 3e-3
+"""Seconds that launching one block's operations takes, forward and in a training step, however small the batch."""
 
 
 def linear_operations(sizes: Sizes) -> float:

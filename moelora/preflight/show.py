@@ -5,7 +5,6 @@ from typing import Any
 
 from moelora.preflight.devices import GIB
 
-
 HEAD = ("model", "variant", "regime", "runs", "trained", "training GiB", "scoring GiB", "steps", "GPU hours", "by")
 
 
@@ -30,7 +29,7 @@ def show(found: dict[str, Any]) -> str:
             ),
         ),
         "",
-        f"In all about {found['hours']:.1f} GPU hours ({found['days']:.1f} days on {device['devices']} such cards) and "
+        f"In all about {found['hours']:.1f} GPU hours ({found['days']:.1f} days on {device['devices']} such) and "
         f"{found['disk_bytes'] / 1e9:.1f} GB of disk",
     ]  # fmt: skip
     lines += ["", "Models", *(f"  {_model(row)}" for row in found["models"])]
