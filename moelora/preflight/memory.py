@@ -37,7 +37,8 @@ def block_bytes(sizes: Sizes, width: int) -> int:
     """Return what one block keeps of one token for the backward pass with an adapter on every linear.
 
     Inputs of the linears for the factors' gradients; query, key, value and the attention's output; what the activation
-    and the gate multiply; and the inputs of two norms in float32. Dropout keeps nothing: masks are drawn again.
+    and the gate multiply; and the inputs of two norms in float32. The adapter's dropout keeps nothing, since its masks
+    are drawn again; a BERT keeps two masks of its own, and a copy of the attention's output.
 
     Args:
         sizes: The model's.
@@ -45,7 +46,8 @@ def block_bytes(sizes: Sizes, width: int) -> int:
     """
     inside = 4 if sizes.gated else 2  # gate, its activation, up, and their product; or before and after the activation
     numbers = 2 * sizes.hidden + 2 * sizes.attention + 2 * sizes.key_value + inside * sizes.inner
-    return width * numbers + 2 * 4 * sizes.hidden
+    own = 0 if sizes.gated else (width + 2) * sizes.hidden
+    return width * numbers + 2 * 4 * sizes.hidden + own
 
 
 def activation_bytes(sizes: Sizes, tokens: float, width: int, *, checkpointing: bool = False) -> int:

@@ -3,13 +3,13 @@
 if SUITE["preflight"] is not None:
 
     rule preflight:
-        localrule: True
         input:
             SUITE_JSON,
         output:
             PREFLIGHT,
         log:
             get_suite_path(layout.log("preflight", "preflight")),
+        localrule: True
         params:
             config_dir=os.path.relpath(CONFIG_DIR.path),
             results=SUITE["results"],
