@@ -205,13 +205,13 @@ def _runs(suite, config_dir, model, task, members, variant):
         label = layout.label(variant.name, regime, len(suite["regimes"]))
         pending: dict[str, Any] = {}
         training = merge_training(suite, config_dir, regime, task, variant.name, model)
-        check_loss(training, regime, members)
         if rules.get("tune") and not untrained:
             training["learning_rate"] = None
             pending["learning_rate"] = layout.tuning(model["name"], task, label)
         if variant.allocated:
             pending["allocation"] = allocation_file(variant, model["name"], task)
             pending["allocation_settings"] = dict(variant.allocation)
+        check_loss(training, regime, members)
         if variant.match:
             mixture = variant.match
             pending["match"] = {

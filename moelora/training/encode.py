@@ -45,37 +45,26 @@ def encode_texts(task: Task, examples: "list[LabelledText] | tuple", tokenizer: 
     ]
 
 
-def encode_choice(
-    task: Task,
-    example: Choice,
-    tokenizer: Any,
-    max_length: int,
-    answer: "int | None" = None,
-    *,
-    end_of_text: bool = False,
-) -> Encoded:
+def encode_choice(task: Task, example: Choice, tokenizer: Any, max_length: int, answer: "int | None" = None) -> Encoded:
     """Tokenise a prompt with one continuation (the right one by default); the prompt is cut from the left.
 
     The split into prompt and continuation is lm-eval's: the whole text is tokenised, and what goes beyond the
-    prompt's own tokens is the continuation. An end-of-text token is not appended, since scoring asks for none; with
-    ``end_of_text`` it is, where it fits, and belongs to the continuation (LLM-Adapters, MoLA).
+    prompt's own tokens is the continuation. An end-of-text token is not appended, since scoring asks for none.
     """
     text = example.prompt + example.continuations[example.answer if answer is None else answer]
     whole = tokenizer(text, add_special_tokens=True)["input_ids"]
     prompt = tokenizer(example.prompt, add_special_tokens=True)["input_ids"]
     if whole and tokenizer.eos_token_id is not None and whole[-1] == tokenizer.eos_token_id:
         whole, prompt = whole[:-1], prompt[:-1]
-    if end_of_text and tokenizer.eos_token_id is not None and len(whole) < max_length:
-        whole = [*whole, tokenizer.eos_token_id]
     start = min(len(prompt), len(whole) - 1)
     cut = max(0, len(whole) - max_length)
     return Encoded(task.name, example.id, tuple(whole[cut:]), (), max(1, start - cut))
 
 
-def encode(task: Task, examples: Any, tokenizer: Any, max_length: int, *, end_of_text: bool = False) -> list[Encoded]:
+def encode(task: Task, examples: Any, tokenizer: Any, max_length: int) -> list[Encoded]:
     """Tokenise examples of either kind."""
     if task.kind == "multiple_choice":
-        return [encode_choice(task, one, tokenizer, max_length, end_of_text=end_of_text) for one in examples]
+        return [encode_choice(task, example, tokenizer, max_length) for example in examples]
     return encode_texts(task, examples, tokenizer, max_length)
 
 
@@ -90,11 +79,19 @@ def encode_training(
     key = (task.name, limit, tokenizer.name_or_path, max_length, end_of_text)
     examples, encoded = _kept.pop(key, (None, []))
     if examples is not task.train:  # a split cut from train has the task's name too
-        encoded = encode(task, task.train[:limit], tokenizer, max_length, end_of_text=end_of_text)
+        encoded = encode(task, task.train[:limit], tokenizer, max_length)
+        if end_of_text and tokenizer.eos_token_id is not None:
+            encoded = [end_text(example, tokenizer.eos_token_id, max_length) for example in encoded]
     _kept[key] = (task.train, encoded)
     if len(_kept) > _KEPT_TASKS:
         _kept.pop(next(iter(_kept)))
     return encoded
+
+
+def end_text(example: Encoded, end: int, max_length: int) -> Encoded:
+    """Return a decoder's example with an end-of-text token after its answer, where it fits and none is there."""
+    ids = example.ids
+    return example if ids[-1] == end or len(ids) >= max_length else dataclasses.replace(example, ids=(*ids, end))
 
 
 def collate(

@@ -5,10 +5,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from world import plan, task_document
 
-from moelora.tasks import Choice, load_task
+from moelora.tasks import load_task
 from moelora.training.attach import attach, recompute_activations
 from moelora.training.device import make_accelerator
-from moelora.training.encode import IGNORED, Encoded, collate, encode_choice, encode_training
+from moelora.training.encode import IGNORED, Encoded, collate, encode_training, end_text
 from moelora.training.loop import one_step, train_loop
 from moelora.training.losses import loss_items, summed_loss
 from moelora.training.order import all_steps
@@ -67,15 +67,12 @@ def test_prompts_that_count_change_the_update(world):
 def test_an_end_of_text_belongs_to_the_answer_where_it_fits(world):
     tokenizer = AutoTokenizer.from_pretrained(world / "decoder")
     task = load_task(task_document("pick", KIND), world / "data")
-    example = Choice(0, "the cat :", (" yes", " no"), 0)
-    plain = encode_choice(task, example, tokenizer, 32)
-    ended = encode_choice(task, example, tokenizer, 32, end_of_text=True)
-    assert ended.ids == (*plain.ids, tokenizer.eos_token_id) and ended.label == plain.label
-    assert encode_choice(task, example, tokenizer, len(plain.ids), end_of_text=True) == plain
-    kept = encode_training(task, 4, tokenizer, 32)
-    assert [len(x.ids) + 1 for x in kept] == [
-        len(x.ids) for x in encode_training(task, 4, tokenizer, 32, end_of_text=True)
-    ]
+    plain, ended = (encode_training(task, 4, tokenizer, 32, end_of_text=asked) for asked in (False, True))
+    assert [x.ids for x in ended] == [(*x.ids, tokenizer.eos_token_id) for x in plain]
+    assert [x.label for x in ended] == [x.label for x in plain]
+    full = plain[0]
+    assert end_text(full, 4, len(full.ids)) is full
+    assert end_text(ended[0], tokenizer.eos_token_id, 32) is ended[0]  # some protocols end their texts themselves
 
 
 def trained(world, method: str, **training) -> list[torch.Tensor]:
