@@ -8,7 +8,8 @@ import torch
 from moelora.tasks import Choice, LabelledText, Task
 
 IGNORED = -100  # label of a token that the loss leaves out
-ANSWERS, ALL, PADDING = "answers", "all_tokens", "all_tokens_and_padding"  # what the loss of a decoder counts
+# What the loss of a decoder counts; between the two, "all_tokens" leaves out padding.
+ANSWERS, PADDING = "answers", "all_tokens_and_padding"
 
 
 @dataclasses.dataclass(frozen=True)
