@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,12 @@ def run(options: argparse.Namespace) -> int:
     asked |= {key: value for key, value in given.items() if value is not None}
     device = choose_device(asked)
     found = estimate(expansion, config_dir, device, options.results / expansion.suite["name"], asked.get("devices", 1))
+    found["free_bytes"] = free_bytes(options.results)
+    if found["results_bytes"] > found["free_bytes"]:
+        found["refused"].append(
+            f"disk: adapters and training states come to {found['results_bytes'] / 1e9:.1f} GB, and "
+            f"{found['free_bytes'] / 1e9:.1f} GB are free under {options.results}; name another folder with 'results'"
+        )
     print(json.dumps(found, sort_keys=True) if options.json else show(found), end="")
     if found["refused"]:
         more = f" (and {len(found['refused']) - 1} more)" if len(found["refused"]) > 1 else ""
@@ -42,6 +49,14 @@ def run(options: argparse.Namespace) -> int:
     if options.out:
         atomic_write_json(options.out, found)
     return 0
+
+
+def free_bytes(folder: Path) -> int:
+    """Return the free bytes of the disk that a folder lies on, or will lie on."""
+    there = folder.resolve()
+    while not there.exists():
+        there = there.parent
+    return shutil.disk_usage(there).free
 
 
 def read_suite(path: Path) -> dict[str, Any]:

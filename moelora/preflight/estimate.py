@@ -74,7 +74,8 @@ def estimate(
         "rows": rows,
         "hours": hours,
         "days": hours / devices / 24,
-        "disk_bytes": kept + devices * state + download + sum(1_000_000 * row["megabytes"] for row in data),
+        "results_bytes": kept + devices * state,
+        "fetched_bytes": download + round(sum(1e6 * row["megabytes"] for row in data)),
         "unknown": unknown,
         "refused": [refusal for row in rows if (refusal := row["refused"])] + _cost_refusals(expansion, rows, device),
     }

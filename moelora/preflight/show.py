@@ -29,8 +29,9 @@ def show(found: dict[str, Any]) -> str:
             ),
         ),
         "",
-        f"In all about {found['hours']:.1f} GPU hours ({found['days']:.1f} days on {device['devices']} such) and "
-        f"{found['disk_bytes'] / 1e9:.1f} GB of disk",
+        f"In all about {found['hours']:.1f} GPU hours ({found['days']:.1f} days on {device['devices']} such)",
+        f"Disk: {found['results_bytes'] / 1e9:.1f} GB of adapters and training states where "
+        f"{found['free_bytes'] / 1e9:.1f} GB are free, and {found['fetched_bytes'] / 1e9:.1f} GB to be fetched",
     ]  # fmt: skip
     lines += ["", "Models", *(f"  {_model(row)}" for row in found["models"])]
     if found["data"]:

@@ -1,6 +1,7 @@
 """From examples to token ids, once, before the first step."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -73,10 +74,16 @@ _KEPT_TASKS = 16
 _kept: dict[tuple, tuple[Any, list[Encoded]]] = {}
 
 
-def encode_training(
-    task: Task, limit: "int | None", tokenizer: Any, max_length: int, *, end_of_text: bool = False
-) -> list[Encoded]:
-    """Tokenise a task's first training examples, all without a limit; the seeds of one job share what comes out."""
+def encode_training(task: Task, limit: "int | None", tokenizer: Any, training: Mapping[str, Any]) -> list[Encoded]:
+    """Tokenise a task's first training examples, all without a limit; the seeds of one job share what comes out.
+
+    Args:
+        task: the task.
+        limit: how many examples.
+        tokenizer: of the model.
+        training: the plan's training settings: the cut-off, and whether an answer is followed by ``end_of_text``.
+    """
+    max_length, end_of_text = training["max_length"], training.get("end_of_text", False)
     key = (task.name, limit, tokenizer.name_or_path, max_length, end_of_text)
     examples, encoded = _kept.pop(key, (None, []))
     if examples is not task.train:  # a split cut from train has the task's name too

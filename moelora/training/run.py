@@ -77,13 +77,7 @@ def train_run(run: Run) -> Any:
     if further:
         examples = []
         for task in tasks:
-            examples += encode_training(
-                task,
-                training.get("max_examples"),
-                attached.base.tokenizer,
-                training["max_length"],
-                end_of_text=training.get("end_of_text", False),
-            )
+            examples += encode_training(task, training.get("max_examples"), attached.base.tokenizer, training)
         recompute_activations(attached.model, training)
         steps = all_steps(
             examples,

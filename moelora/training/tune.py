@@ -80,9 +80,7 @@ def run_trial(
     attached = attach(plan, tasks, base_dir, accelerator.device)
     examples = []
     for task in tasks:
-        examples += encode_training(
-            task, None, attached.base.tokenizer, training["max_length"], end_of_text=training.get("end_of_text", False)
-        )
+        examples += encode_training(task, None, attached.base.tokenizer, training)
     recompute_activations(attached.model, training)
     steps = all_steps(
         examples, training["batch_size"], plan["seed"], epochs=training.get("epochs"),

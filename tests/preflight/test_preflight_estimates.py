@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from moelora.config import ConfigDir
 from moelora.errors import ConfigError, RecordError
 from moelora.methods import Counts, get_method
 from moelora.plans import expand
-from moelora.preflight import estimate, operations
+from moelora.preflight import command, estimate, operations
 from moelora.preflight.counting import count_variant, expected_experts
 from moelora.preflight.devices import DEVICES, GIB, Device, choose_device
 from moelora.preflight.lengths import facts_of, read_facts, run_length
@@ -246,7 +247,8 @@ def test_the_command_prints_writes_and_reads_what_plan_wrote(written, tmp_path, 
     capsys.readouterr()
     again = ["preflight", str(tmp_path / "results/small/suite.json"), *written()[2:], "--device", "l4-24", "--json"]
     assert main(again) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "found.json").read_text())
+    found = [json.loads(text) for text in (capsys.readouterr().out, (tmp_path / "found.json").read_text())]
+    assert found[0].pop("free_bytes") and found[1].pop("free_bytes") and found[0] == found[1]
 
 
 def test_a_gated_model_too_large_for_the_card_is_refused_with_what_would_fit(written, tmp_path, capsys, monkeypatch):
@@ -261,6 +263,15 @@ def test_a_gated_model_too_large_for_the_card_is_refused_with_what_would_fit(wri
     assert "the model's name with -" in captured.err  # in 8 or 4 bits
     assert not out.exists()
     assert main([*written(**changes), "--device", "a100-80"]) == 0  # the command's card counts before the suite's
+
+
+def test_results_that_the_disk_cannot_hold_are_refused(written, capsys, monkeypatch):
+    monkeypatch.delenv("MOELORA_TRACEBACK", raising=False)
+    free = shutil.disk_usage
+    monkeypatch.setattr(command.shutil, "disk_usage", lambda folder: free(folder)._replace(free=1_000_000))
+    assert main([*written(), "--device", "l4-24"]) == 2
+    captured = capsys.readouterr()
+    assert "where 0.0 GB are free" in captured.out and "cannot work: disk: adapters and training states" in captured.err
 
 
 def test_nothing_here_needs_torch():

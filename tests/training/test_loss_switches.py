@@ -48,7 +48,7 @@ def gradients(world, loss_on: str, micro_batch_size: int) -> torch.Tensor:
     document = plan("decoder", [task_document("pick", KIND)])
     task = load_task(document["tasks"][0], world / "data")
     attached = attach(document, [task], world / "decoder", "cpu")
-    batch = encode_training(task, 8, attached.base.tokenizer, 32)
+    batch = encode_training(task, 8, attached.base.tokenizer, document["training"])
     one_step(
         attached.model.train(), batch, KIND, micro_batch_size, 0, make_accelerator(document), None, loss_on=loss_on
     )
@@ -67,7 +67,9 @@ def test_prompts_that_count_change_the_update(world):
 def test_an_end_of_text_belongs_to_the_answer_where_it_fits(world):
     tokenizer = AutoTokenizer.from_pretrained(world / "decoder")
     task = load_task(task_document("pick", KIND), world / "data")
-    plain, ended = (encode_training(task, 4, tokenizer, 32, end_of_text=asked) for asked in (False, True))
+    plain, ended = (
+        encode_training(task, 4, tokenizer, {"max_length": 32, "end_of_text": asked}) for asked in (False, True)
+    )
     assert [x.ids for x in ended] == [(*x.ids, tokenizer.eos_token_id) for x in plain]
     assert [x.label for x in ended] == [x.label for x in plain]
     full = plain[0]
@@ -80,7 +82,7 @@ def trained(world, method: str, **training) -> list[torch.Tensor]:
     task = load_task(document["tasks"][0], world / "data")
     attached = attach(document, [task], world / "decoder", "cpu")
     recompute_activations(attached.model, document["training"])
-    examples = encode_training(task, None, attached.base.tokenizer, 32)
+    examples = encode_training(task, None, attached.base.tokenizer, document["training"])
     steps = all_steps(examples, 8, 0, epochs=None, max_steps=3, by_task=False)
     train_loop(attached.model, steps, {task.name: KIND}, document["training"], 0, make_accelerator(document))
     inner = attached.model.get_base_model()
@@ -102,7 +104,7 @@ def test_magnitudes_as_coded_are_those_of_the_first_step(world):
     attached.parameters()  # raises where the closed formula and the count differ
     magnitudes = {n: p for n, p in attached.model.named_parameters() if "magnitude" in n}
     before = {name: p.detach().clone() for name, p in magnitudes.items()}
-    examples = encode_training(task, None, attached.base.tokenizer, 32)
+    examples = encode_training(task, None, attached.base.tokenizer, document["training"])
     steps = all_steps(examples, 8, 0, epochs=None, max_steps=2, by_task=False)
     result = train_loop(attached.model, steps, {task.name: KIND}, document["training"], 0, make_accelerator(document))
     assert result.status == "finished" and len(magnitudes) == 14
