@@ -15,7 +15,7 @@ from moelora.preflight.counting import count_variant
 from moelora.preflight.devices import GIB, SCORING_UTILISATION, UTILISATION, Device
 from moelora.preflight.lengths import BEAMS, Length, read_facts, run_length, tuning_length
 from moelora.preflight.measured import read_throughput
-from moelora.preflight.memory import BYTES, Load, remedies, trained_bytes, weight_bytes
+from moelora.preflight.memory import Load, remedies, trained_bytes, weight_bytes
 from moelora.shapes import Sizes, known_sizes, shapes_of
 
 STATE = 12  # bytes of a trained parameter in a training state: weight and two moments
@@ -107,8 +107,7 @@ def weights_dtype(document: Mapping[str, Any]) -> str:
 def _row(runs, document, sizes, facts, expansion, device, measured) -> dict[str, Any]:
     """Return what the runs of one variant on one model in one regime take together."""
     first = runs[0]
-    variant, page = first.variant, expansion.models[first.model]
-    untrained = is_untrained(variant, page)
+    variant, untrained = first.variant, is_untrained(first.variant, document)
     outputs = [len(task["labels"]) or 1 for task in first.plan["tasks"] if task["kind"] != "multiple_choice"]
     shapes = shapes_of(document, outputs)
     counts = count_variant(variant, shapes, len(expansion.model_tasks(first.model)))
@@ -216,11 +215,11 @@ def _sensitivity_rows(expansion, document, sizes, facts, device) -> list[dict[st
         )
         seconds += passes * length.mean * each / (SCORING_UTILISATION * 1e12 * device.teraflops)
         longest = max(longest, length.longest)
+    dtype = weights_dtype(document)
     load = Load(
-        sizes, weights_dtype(document), document.get("quantisation"), "bf16" if sizes.gated else "fp32", 0, 0,
-        settings["batch_size"], 1, longest, settings["checkpointing"],
+        sizes, dtype, document.get("quantisation"), dtype, 0, 0, settings["batch_size"], 1, longest,
+        settings["checkpointing"],
     )  # fmt: skip
-    load = dataclasses.replace(load, precision=load.dtype if load.dtype in BYTES else load.precision)
     refused = refuse(f"sensitivities of {model}", load, load.training, 0, device)
     if refused:  # its settings are those of the sensitivity, not of training
         refused = refused.replace("training.checkpointing", "sensitivity.checkpointing")
