@@ -10,7 +10,7 @@ from moelora.config import ConfigDir, fill_defaults
 from moelora.errors import ConfigError, nearest
 from moelora.plans import layout
 from moelora.plans.expansion import SCHEMA, Expansion, Job, Run
-from moelora.plans.parts import check_loss, check_shares, has_variant, wanted_cells, without_defaults
+from moelora.plans.parts import check_loss, check_quantised, check_shares, has_variant, wanted_cells, without_defaults
 from moelora.plans.placements import allocation_file
 from moelora.plans.searched import fill_search, search_document, searched_runs
 from moelora.plans.transfer import as_transfer, check_transfers, transfer_document, wanted_tasks
@@ -62,6 +62,7 @@ def expand(
         documents = {layout.transfer(entry): transfer_document(entry, tasks) for entry in cell.get("transfer", [])}
         for model, variant in itertools.product(cell["models"], variants):
             check_architecture(variant, models[model], source)
+            check_quantised(variant, models[model], source)
         for model in cell["models"]:
             for task, members in mixtures.items():
                 check_fit(models[model], [tasks[member] for member in members], source)
@@ -168,7 +169,7 @@ def check_fit(model: Mapping[str, Any], tasks: list[dict], source: str) -> None:
 
 
 def check_architecture(variant: Variant, model: Mapping[str, Any], source: str) -> None:
-    """Refuse a variant that cannot be attached to a model, or not in its quantised form.
+    """Refuse a variant that cannot be attached to a model.
 
     Raises:
         ConfigError: as said; the message has the page's reason.
@@ -180,12 +181,6 @@ def check_architecture(variant: Variant, model: Mapping[str, Any], source: str) 
             f"{source}: variant '{variant.name}' can be attached to models of architecture "
             f"{allowed} only, found '{model['name']}' ({model['architecture']}): "
             f"{abilities.architecture_note}; take it out of 'variants', or put such models into a suite of their own"
-        )
-    if model.get("quantisation") and not abilities.quantised_base:
-        raise ConfigError(
-            f"{source}: variant '{variant.name}' trains the base model's own weights, which are quantised "
-            f"({model['quantisation']}) in '{model['name']}'; take it out of 'variants', or put such models into a "
-            "suite of their own"
         )
     fits = abilities.feed_forward_layouts
     if fits and model["feed_forward_layout"] not in fits:

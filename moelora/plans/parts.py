@@ -30,6 +30,24 @@ def check_loss(training: Mapping[str, Any], regime: str, tasks: list[dict]) -> N
         )
 
 
+def check_quantised(variant: Variant, model: Mapping[str, Any], source: str) -> None:
+    """Refuse a variant that changes the base model's own weights on a model whose weights are quantised.
+
+    Raises:
+        ConfigError: as said.
+    """
+    if not model.get("quantisation"):
+        return
+    coded = variant.allocation is not None and variant.allocation["score"] == "as_coded"
+    if coded or not variant.abilities.quantised_base:
+        what = "is allocated from sensitivities 'as_coded', which update" if coded else "trains"
+        raise ConfigError(
+            f"{source}: variant '{variant.name}' {what} the base model's own weights, and those of '{model['name']}' "
+            f"are quantised ({model['quantisation']}); take it out of 'variants', or put such models into a suite of "
+            "their own"
+        )
+
+
 def wanted_cells(suite: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the cells with the models that the filter ``models`` leaves; no model's numbers depend on another's."""
     wanted = suite["models"]

@@ -99,9 +99,10 @@ def test_quantised_forms_that_cannot_be_meant(config_dir):
 
 def test_weights_that_are_trained_cannot_be_quantised():
     grid = [{"models": ["tiny-decoder-nf4"], "tasks": ["tiny-colour"]}]
-    assert "variant 'full' trains the base model's own weights, which are quantised (nf4)" in message(
-        decoders(grid=grid, variants=["full"])
-    )
+    wrong = "the base model's own weights, and those of 'tiny-decoder-nf4' are quantised (nf4)"
+    assert f"variant 'full' trains {wrong}" in message(decoders(grid=grid, variants=["full"]))
+    coded = decoders(grid=grid, variants=["lora_smoe"], allocation={"score": "as_coded"})
+    assert f"from sensitivities 'as_coded', which update {wrong}" in message(coded)
 
 
 def test_facts_about_a_model_are_no_part_of_a_plan():
