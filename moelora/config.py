@@ -17,6 +17,9 @@ import yaml
 
 from moelora.errors import ConfigError, nearest
 
+FORMS = ("nf4", "int8")
+"""Forms in which bitsandbytes holds a base model's linears; any model may be named with one, as in llama-2-7b-nf4."""
+
 KINDS = {"model": "models", "task": "tasks", "method": "methods", "suite": "suites", "claim": "claims"}
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -181,6 +184,26 @@ def find_config_dir(path: "Path | str | None" = None) -> "ConfigDir":
     )
 
 
+def split_form(name: str) -> tuple[str, str]:
+    """Return a model's name without the quantised form at its end, and that form; empty where it names none."""
+    stem, _, form = name.rpartition("-")
+    return (stem, form) if stem and form in FORMS else (name, "")
+
+
+def as_quantised(document: Mapping[str, Any], form: str, source: "Path | str") -> dict:
+    """Return a model's document in a quantised form: another model, with a name and a column of its own.
+
+    Raises:
+        ConfigError: it is quantised already.
+    """
+    if document.get("quantisation"):
+        raise ConfigError(
+            f"{source}: model '{document['name']}' is quantised already ({document['quantisation']}); name it as it is"
+        )
+    name, title = f"{document['name']}-{form}", f"{document['title']}, {form} base"
+    return {**document, "name": name, "title": title, "quantisation": form}
+
+
 @dataclasses.dataclass(frozen=True)
 class ConfigDir:
     """A configuration folder: ``models/``, ``tasks/``, ``methods/`` and ``suites/``, with ``schemas/`` beside it."""
@@ -197,8 +220,11 @@ class ConfigDir:
         return load_schema(kind, self.schema_dir)
 
     def file(self, kind: str, name: str) -> Path:
-        """Return where the file of this kind and name lies."""
-        return self.path / KINDS[kind] / f"{name}.yaml"
+        """Return where the file of this kind and name lies; a quantised form of a model is described by the model's."""
+        path = self.path / KINDS[kind] / f"{name}.yaml"
+        if kind == "model" and not path.is_file() and split_form(name)[1]:
+            return path.with_name(f"{split_form(name)[0]}.yaml")
+        return path
 
     def names(self, kind: str) -> list[str]:
         """Return the names of all files of a kind, sorted."""
@@ -230,6 +256,8 @@ class ConfigDir:
         path = self.find(kind, name, wanted_by)
         document = load_yaml(path)
         check(document, kind, self.schema_dir, path)
+        if kind == "model" and path.stem != name and document["name"] == path.stem:
+            document = as_quantised(document, split_form(name)[1], path)
         identity = document["method" if kind == "method" else "name"]
         if identity != name:
             raise ConfigError(f"{path}: its name is '{identity}', expected '{name}' as the file is called; rename one")

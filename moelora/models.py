@@ -12,6 +12,7 @@ from torch import nn
 
 from moelora.errors import ModelUnavailableError, TargetModulesError
 from moelora.methods import Linear, ModelShapes
+from moelora.quantised import check_widths, count_parameters, weight_options
 from moelora.seeds import derive_seed
 from moelora.tasks import Task
 
@@ -120,6 +121,8 @@ def load_base_model(document: dict[str, Any], tasks: list[Task], seed: int, base
         ModelUnavailableError: the model cannot be had; names the id and how to use a local copy.
     """
     model, tokenizer = fetch_model(document, tasks[0].outputs if document["architecture"] == "encoder" else 0, base_dir)
+    if document.get("quantisation") == "nf4":
+        check_widths(model, document)
     if document["architecture"] == "encoder":
         give_heads(model, tasks, seed)
     return describe_model(model, tokenizer, document)
@@ -147,13 +150,19 @@ def fetch_model(document: dict[str, Any], outputs: int, base_dir: "Path | None")
     kind = transformers.AutoModelForSequenceClassification if encoder else transformers.AutoModelForCausalLM
     if encoder:
         options["num_labels"] = outputs
+    weights = weight_options(document)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             where, **{key: value for key, value in options.items() if key == "revision"}
         )
         # a checkpoint may carry a head of another width, which ours replaces
         model, report = kind.from_pretrained(
-            where, trust_remote_code=False, ignore_mismatched_sizes=encoder, output_loading_info=True, **options
+            where,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=encoder,
+            output_loading_info=True,
+            **options,
+            **weights,
         )
     except Exception as error:  # the clients raise many unrelated types; all mean that there is no model
         raise ModelUnavailableError(
@@ -204,7 +213,7 @@ def describe_model(model: nn.Module, tokenizer: Any, document: dict[str, Any]) -
         feed_forward_layout=document["feed_forward_layout"],
         hidden=model.config.hidden_size,
         head_parameters=sum(p.numel() for name in head for p in model.get_submodule(name).parameters()),
-        total_parameters=sum(p.numel() for p in model.parameters()),
+        total_parameters=count_parameters(model),
         output_parameters=0 if head else sum(p.numel() for p in model.get_output_embeddings().parameters()),
         head_linears=tuple(linear for name in head for linear in hidden_head_linears(model, name)),
     )

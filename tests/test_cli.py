@@ -10,8 +10,8 @@ from moelora import cli
 REPOSITORY = Path(__file__).parents[1]
 GRID = Path(__file__).with_name("grid.yaml")
 VERBS = (
-    "plan data base sensitivity allocate tune search train evaluate costs collect report compare claims export publish "
-    "new-method docs"
+    "plan preflight data base sensitivity allocate tune search train evaluate costs collect report compare claims "
+    "export publish new-method docs"
 ).split()
 HEAVY = {"torch", "transformers", "peft", "datasets", "lm_eval", "pandas", "matplotlib", "snakemake", "scipy"}
 

@@ -13,6 +13,7 @@ from moelora.plans import layout
 from moelora.plans.expansion import SCHEMA, Expansion, Job, Run
 from moelora.plans.forgetting import check_forgetting, plan_forgetting
 from moelora.plans.mixtures import check_sampling, plan_sampling
+from moelora.plans.parts import check_loss, check_quantised, check_shares, has_variant, wanted_cells, without_defaults
 from moelora.plans.placements import allocation_file
 from moelora.plans.searched import fill_search, search_document, searched_runs
 from moelora.plans.training_data import plan_data
@@ -46,10 +47,12 @@ def expand(
     check_limits(suite, source)
     check_filter(suite, source)
     check_sampling(suite, source)
+    check_shares(suite, variants, source)
+    cells = wanted_cells(suite)
     models: dict[str, dict] = {}
     tasks: dict[str, dict] = {}
     runs: dict[str, Run] = {}
-    for name in {name: None for cell in suite["grid"] for name in cell["models"]}:
+    for name in {name: None for cell in cells for name in cell["models"]}:
         models[name] = config_dir.load("model", name, source)
     check_forgetting(suite, models.values(), source)
     load_task = cache(lambda name: config_dir.load("task", name, source))
@@ -57,7 +60,7 @@ def expand(
     def forgetting(model: str, own: tuple[str, ...]) -> "dict[str, Any] | None":
         return plan_forgetting(suite, models[model], own, load_task, config_dir.schema("suite"), source)
 
-    for cell in suite["grid"]:
+    for cell in cells:
         mixtures = {name: [name] for name in cell.get("tasks", [])}
         for name, members in cell.get("mixtures", {}).items():
             if name in mixtures or config_dir.file("task", name).is_file():
@@ -72,6 +75,7 @@ def expand(
         documents = {layout.transfer(entry): transfer_document(entry, tasks) for entry in cell.get("transfer", [])}
         for model, variant in itertools.product(cell["models"], variants):
             check_architecture(variant, models[model], source)
+            check_quantised(variant, models[model], source)
         for model in cell["models"]:
             for task, members in mixtures.items():
                 check_fit(models[model], [tasks[member] for member in members], source)
@@ -108,15 +112,16 @@ def expand(
 
 
 def check_filter(suite: Mapping[str, Any], source: str) -> None:
-    """Refuse a filter ``tasks`` that names what the grid does not have.
+    """Refuse a filter ``tasks`` or ``models`` that names what the grid does not have.
 
     Raises:
         ConfigError: as said.
     """
-    known = grid_tasks(suite)
-    for name in suite["tasks"] or []:
-        if name not in known:
-            raise ConfigError(f"{source}: 'tasks' names '{name}', which 'grid' does not have{nearest(name, known)}")
+    models = {name for cell in suite["grid"] for name in cell["models"]}
+    for key, known in (("tasks", grid_tasks(suite)), ("models", models)):
+        for name in suite[key] or []:
+            if name not in known:
+                raise ConfigError(f"{source}: '{key}' names '{name}', which 'grid' does not have{nearest(name, known)}")
 
 
 def grid_tasks(suite: Mapping[str, Any]) -> set[str]:
@@ -207,7 +212,7 @@ def _runs(suite, config_dir, model, task, members, variant, source, forgetting):
     """Yield the runs of one variant on one task: regimes by seeds."""
     untrained = is_untrained(variant, model)
     for regime, rules in suite["regimes"].items():
-        if model["name"] not in rules.get("models", [model["name"]]):
+        if model["name"] not in rules.get("models", [model["name"]]) or not has_variant(rules, variant):
             continue
         label = layout.label(variant.name, regime, len(suite["regimes"]))
         pending: dict[str, Any] = {}
@@ -221,6 +226,7 @@ def _runs(suite, config_dir, model, task, members, variant, source, forgetting):
         if variant.allocated:
             pending["allocation"] = allocation_file(variant, model["name"], task)
             pending["allocation_settings"] = dict(variant.allocation)
+        check_loss(training, regime, members)
         if variant.match:
             mixture = variant.match
             pending["match"] = {
@@ -238,7 +244,7 @@ def _runs(suite, config_dir, model, task, members, variant, source, forgetting):
             plan = {
                 "schema": SCHEMA,
                 "suite": suite["name"],
-                "model": model,
+                "model": {key: value for key, value in model.items() if key != "facts"},
                 "task": task,
                 "tasks": documents,
                 "variant": variant.name,
@@ -284,7 +290,7 @@ def merge_training(
         merged["max_length"] = model["max_length"]
     if merged["micro_batch_size"] is None:
         merged["micro_batch_size"] = merged["batch_size"]
-    return merged
+    return without_defaults(merged)
 
 
 def _jobs(runs, carry: list[str]):

@@ -5,6 +5,7 @@ A path says what a person looks for (model, task, variant, seed) and no more; th
 
 DATA = "data"
 SUITE = "suite.json"
+PREFLIGHT = "preflight.json"
 RECORDS = "records.parquet"
 MANIFESTS = "manifests.txt"
 SEARCH = "search/search.json"

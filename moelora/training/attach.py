@@ -92,6 +92,25 @@ def attach_method(
     return Attached(model, base, method, settings, context, matched)
 
 
+def recompute_activations(model: torch.nn.Module, training: dict[str, Any]) -> None:
+    """Let the blocks compute their activations again in the backward pass, where a plan's training asks for it.
+
+    The update is the same; a step keeps the input of each block instead of all that is inside.
+
+    Raises:
+        ConfigError: the model has no gradient checkpointing.
+    """
+    if not training.get("checkpointing"):
+        return
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if not getattr(inner, "supports_gradient_checkpointing", False):
+        raise ConfigError(
+            f"{type(inner).__name__} has no gradient checkpointing; take 'checkpointing' out of its training"
+        )
+    # reentrant checkpointing would lose the gradient of balance losses
+    getattr(inner, "activation_checkpointing_enable", inner.gradient_checkpointing_enable)({"use_reentrant": False})
+
+
 def adapter_file(folder: Path) -> Path:
     """Return the file that holds an adapter's tensors, or the trained tensors of a method without an adapter."""
     adapter = folder / "adapter_model.safetensors"

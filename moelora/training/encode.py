@@ -1,6 +1,7 @@
 """From examples to token ids, once, before the first step."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from moelora.tasks.prompts.posing import Posed
 from moelora.tasks.protocols import POSED
 
 IGNORED = -100  # label of a token that the loss leaves out
+# What the loss of a decoder counts; between the two, "all_tokens" leaves out padding.
+ANSWERS, PADDING = "answers", "all_tokens_and_padding"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,26 +97,43 @@ _KEPT_TASKS = 16
 _kept: dict[tuple, tuple[Any, list[Encoded]]] = {}
 
 
-def encode_training(task: Task, limit: "int | None", tokenizer: Any, max_length: int) -> list[Encoded]:
-    """Tokenise a task's first training examples, all without a limit; the seeds of one job share what comes out."""
-    key = (task.name, limit, tokenizer.name_or_path, max_length)
+def encode_training(task: Task, limit: "int | None", tokenizer: Any, training: Mapping[str, Any]) -> list[Encoded]:
+    """Tokenise a task's first training examples, all without a limit; the seeds of one job share what comes out.
+
+    Args:
+        task: the task.
+        limit: how many examples.
+        tokenizer: of the model.
+        training: the plan's training settings: the cut-off, and whether an answer is followed by ``end_of_text``.
+    """
+    max_length, end_of_text = training["max_length"], training.get("end_of_text", False)
+    key = (task.name, limit, tokenizer.name_or_path, max_length, end_of_text)
     examples, encoded = _kept.pop(key, (None, []))
     if examples is not task.train:  # a split cut from train has the task's name too
         encoded = encode(task, task.train[:limit], tokenizer, max_length)
+        if end_of_text and tokenizer.eos_token_id is not None:
+            encoded = [end_text(example, tokenizer.eos_token_id, max_length) for example in encoded]
     _kept[key] = (task.train, encoded)
     if len(_kept) > _KEPT_TASKS:
         _kept.pop(next(iter(_kept)))
     return encoded
 
 
+def end_text(example: Encoded, end: int, max_length: int) -> Encoded:
+    """Return a decoder's example with an end-of-text token after its answer, where it fits and none is there."""
+    ids = example.ids
+    return example if ids[-1] == end or len(ids) >= max_length else dataclasses.replace(example, ids=(*ids, end))
+
+
 def collate(
-    batch: list[Encoded], pad_id: int, kind: str, device: "torch.device | str" = "cpu"
+    batch: list[Encoded], pad_id: int, kind: str, device: "torch.device | str" = "cpu", loss_on: str = ANSWERS
 ) -> dict[str, torch.Tensor]:
     """Pad a batch on the right.
 
     Returns:
         ``input_ids`` and ``attention_mask`` (B, T), ``token_type_ids`` (B, T) where the model has them, and ``labels``:
-        (B,) classes or float32 grades, or (B, T) tokens with ``IGNORED`` outside the answer.
+        (B,) classes or float32 grades, or (B, T) tokens with ``IGNORED`` outside of what the loss counts: the answer,
+        all tokens of the text, or padding too.
     """
     length = max(len(example.ids) for example in batch)
     ids = torch.full((len(batch), length), pad_id, dtype=torch.long)
@@ -131,7 +151,8 @@ def collate(
     if kind == "multiple_choice":
         labels = torch.full((len(batch), length), IGNORED, dtype=torch.long)
         for row, example in enumerate(batch):
-            labels[row, example.label : len(example.ids)] = ids[row, example.label : len(example.ids)]
+            first, last = example.label if loss_on == ANSWERS else 0, len(example.ids) if loss_on != PADDING else length
+            labels[row, first:last] = ids[row, first:last]
     else:
         dtype = torch.float32 if kind == "regression" else torch.long
         labels = torch.tensor([example.label for example in batch], dtype=dtype)

@@ -17,7 +17,7 @@ import torch
 from moelora.methods import Hooks
 from moelora.models import select_head
 from moelora.progress import Progress, logger
-from moelora.training.encode import Encoded, collate
+from moelora.training.encode import ANSWERS, Encoded, collate
 from moelora.training.losses import loss_items, summed_loss
 from moelora.training.state import load_state, save_state, trainable_tensors
 
@@ -101,17 +101,18 @@ def one_step(
     accelerator: Any,
     balance: "Callable[[torch.nn.Module], torch.Tensor | None] | None",
     hooks: Hooks = NO_HOOKS,
+    loss_on: str = ANSWERS,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Accumulate the gradients of one effective batch; return its mean task loss and its balance loss (detached)."""
     world, rank = accelerator.num_processes, accelerator.process_index
-    items = loss_items(batch, kind)
-    mine = batch[rank::world]
-    micro_batches = [mine[i : i + micro_batch_size] for i in range(0, len(mine), micro_batch_size)]
+    parts = [cut_batch(batch[process::world], micro_batch_size) for process in range(world)]
+    items = sum(loss_items(micro, kind, loss_on) for part in parts for micro in part)
+    micro_batches = parts[rank]
     task_sum = torch.zeros((), device=accelerator.device)
     balance_sum = torch.zeros((), device=accelerator.device)
     for index, micro in enumerate(micro_batches):
         last = index == len(micro_batches) - 1
-        tensors = collate(micro, pad_id, kind, accelerator.device)
+        tensors = collate(micro, pad_id, kind, accelerator.device, loss_on)
         if hooks.before_batch is not None:
             hooks.before_batch(model, micro)
         with select_head(model, micro[0].task), _synchronised(accelerator, model, last):
@@ -126,6 +127,11 @@ def one_step(
                 loss = loss + penalty * share
             accelerator.backward(loss)
     return task_sum, balance_sum
+
+
+def cut_batch(batch: list[Encoded], size: int) -> list[list[Encoded]]:
+    """Return a batch in parts of at most ``size`` examples."""
+    return [batch[start : start + size] for start in range(0, len(batch), size)]
 
 
 def _synchronised(accelerator: Any, model: torch.nn.Module, last: bool) -> Any:
@@ -177,6 +183,7 @@ def train_loop(
             setattr(result, name, progress[name])
         result.resumed = progress["resumed"] + 1
         logger.info("%s: resumed at step %d of %d", label, start, len(steps))
+    loss_on = training.get("loss_on", ANSWERS)
     every, log_every = training.get("checkpoint_every_steps"), training["log_every_steps"]
     bar = Progress(len(steps), label, start)
     began = _clocks()
@@ -185,7 +192,9 @@ def train_loop(
         kind = kinds[batch[0].task]
         while True:
             try:
-                loss, extra = one_step(model, batch, kind, result.micro_batch_size, pad_id, accelerator, balance, hooks)
+                loss, extra = one_step(
+                    model, batch, kind, result.micro_batch_size, pad_id, accelerator, balance, hooks, loss_on
+                )
                 break
             except torch.OutOfMemoryError as error:
                 optimizer.zero_grad(set_to_none=True)

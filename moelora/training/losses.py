@@ -5,14 +5,14 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from moelora.training.encode import IGNORED, Encoded
+from moelora.training.encode import ANSWERS, IGNORED, PADDING, Encoded
 
 
 def summed_loss(model: Any, tensors: dict[str, torch.Tensor], kind: str) -> torch.Tensor:
     """Return the loss summed over what :func:`loss_items` counts, in float32.
 
     Classification: cross-entropy per example. Regression: squared error per example. Multiple choice: cross-entropy
-    per answer token.
+    per token that carries a label.
     """
     labels = tensors["labels"]
     inputs = {name: tensor for name, tensor in tensors.items() if name != "labels"}
@@ -26,8 +26,14 @@ def summed_loss(model: Any, tensors: dict[str, torch.Tensor], kind: str) -> torc
     )
 
 
-def loss_items(batch: list[Encoded], kind: str) -> int:
-    """Return by how much a batch's summed loss is divided: examples, or answer tokens for multiple choice."""
+def loss_items(batch: list[Encoded], kind: str, loss_on: str = ANSWERS) -> int:
+    """Return by how much a batch's summed loss is divided: examples, or the tokens that count for multiple choice.
+
+    Nothing stands before the first token to predict it from. Padding depends on what is padded together, so with it
+    ``batch`` is a micro-batch; the other counts add up over parts.
+    """
     if kind != "multiple_choice":
         return len(batch)
-    return sum(len(example.ids) - int(example.label) for example in batch)
+    if loss_on == PADDING:
+        return len(batch) * (max(len(example.ids) for example in batch) - 1)
+    return sum(len(example.ids) - (int(example.label) if loss_on == ANSWERS else 1) for example in batch)

@@ -34,6 +34,7 @@ def write_identity(folder: Path, attached: Any, model: dict[str, Any], base: str
             **labels,
             "model": model["name"],
             "source": model["source"],
+            **({"quantisation": model["quantisation"]} if model.get("quantisation") else {}),
             "base": base,
             "method": attached.method.name,
             "method_version": attached.method.version,
@@ -133,8 +134,10 @@ def refuse_difference(folder: Path, identity: dict[str, Any], ours: dict[str, An
 
 
 def _origin(document: dict[str, Any]) -> dict[str, Any]:
-    """Return where a model came from; which commit of it is compared by commit."""
-    return {key: value for key, value in document.get("source", {}).items() if key != "revision"}
+    """Return where a model came from, and its quantised form; which commit of it is compared by commit."""
+    origin = {key: value for key, value in document.get("source", {}).items() if key != "revision"}
+    form = document.get("quantisation")
+    return {**origin, "quantisation": form} if form else origin
 
 
 def _say(identity: dict[str, Any], keys: list[str]) -> str:

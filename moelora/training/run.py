@@ -69,7 +69,7 @@ def train_run(run: Run) -> Any:
     """
     from moelora.methods import get_method
     from moelora.seeds import derive_seed
-    from moelora.training.attach import adapter_file, attach, load_adapter, save_adapter
+    from moelora.training.attach import adapter_file, attach, load_adapter, recompute_activations, save_adapter
     from moelora.training.encode import encode_training
     from moelora.training.loop import LoopResult, train_loop
     from moelora.training.order import all_steps
@@ -108,9 +108,8 @@ def train_run(run: Run) -> Any:
         examples = []
         trained_on, trained_data = training_tasks(plan, tasks)
         for task in trained_on:
-            examples += encode_training(
-                task, training.get("max_examples"), attached.base.tokenizer, training["max_length"]
-            )
+            examples += encode_training(task, training.get("max_examples"), attached.base.tokenizer, training)
+        recompute_activations(attached.model, training)
         steps = all_steps(
             examples,
             training["batch_size"],
@@ -164,6 +163,7 @@ def train_run(run: Run) -> Any:
             *(declarations(method, attached.settings, result.micro_batch_size) if further or not parent else []),
             *declared,
             *parent_declarations(parent),
+            *source_declarations(plan),
         ],
         "base_identity": attached.base.identity,
         "adapter_sha256": None,
@@ -214,6 +214,18 @@ def parent_declarations(parent: "dict[str, Any] | None") -> list[str]:
     return [f"not trained from the base model: {source}, seed {parent['seed']}, {how}"]
 
 
+def source_declarations(plan: dict[str, Any]) -> list[str]:
+    """Return what must be said of a run whose loss or base model is not what every method here has by default."""
+    training, form = plan["training"], plan["model"].get("quantisation")
+    words = {"all_tokens": "prompt and answer", "all_tokens_and_padding": "prompt, answer and padding"}
+    found = [f"the loss counts {words[training['loss_on']]}"] if "loss_on" in training else []
+    if training.get("end_of_text"):
+        found.append("an end-of-text token is trained after each answer")
+    if form:
+        found.append(f"the base model's linears are quantised ({form}, bitsandbytes), in training and in scoring")
+    return found
+
+
 def evaluate_run(run: Run, attached: Any, trained: dict[str, Any]) -> dict[str, Any]:
     """Score a trained run; write ``items.parquet``, ``scores.json`` and, last, ``record.json``.
 
@@ -221,6 +233,7 @@ def evaluate_run(run: Run, attached: Any, trained: dict[str, Any]) -> dict[str, 
     measured last, so that nothing else can depend on it.
     """
     import pandas
+    import torch
 
     from moelora.evaluation.score import routed_items, score_model
     from moelora.methods import get_method
@@ -232,15 +245,18 @@ def evaluate_run(run: Run, attached: Any, trained: dict[str, Any]) -> dict[str, 
     device = choose_device()
     if trained["status"] == "finished":
         tasks = load_tasks(plan, run.data_dir)
-        scores, rows = score_model(
-            attached.model,
-            attached.base.tokenizer,
-            tasks,
-            plan,
-            data_dir=run.data_dir,
-            device=device,
-            reads_input=method.abilities.reads_input,
-        )
+        with torch.no_grad():  # 4-bit layers give other numbers where gradients are kept
+            scores, rows = score_model(
+                attached.model,
+                attached.base.tokenizer,
+                tasks,
+                plan,
+                data_dir=run.data_dir,
+                device=device,
+                reads_input=method.abilities.reads_input,
+            )
+        if form := plan["model"].get("quantisation"):
+            scores = {name: {**entry, "base_form": form} for name, entry in scores.items()}
         frame = pandas.DataFrame(rows, columns=["task", "item", "label", "prediction", "correct"])
         frame = frame.astype({"label": float, "prediction": float, "correct": float})
         temporary = run.folder / ".items.parquet.tmp"

@@ -70,7 +70,7 @@ def run_trial(
     """
     from moelora.evaluation.score import score_model
     from moelora.methods import get_method
-    from moelora.training.attach import attach
+    from moelora.training.attach import attach, recompute_activations
     from moelora.training.device import make_accelerator
     from moelora.training.encode import encode_training
     from moelora.training.loop import train_loop
@@ -85,7 +85,8 @@ def run_trial(
     attached = attach(plan, tasks, base_dir, accelerator.device)
     examples = []
     for task in tasks:
-        examples += encode_training(task, None, attached.base.tokenizer, training["max_length"])
+        examples += encode_training(task, None, attached.base.tokenizer, training)
+    recompute_activations(attached.model, training)
     steps = all_steps(
         examples, training["batch_size"], plan["seed"], epochs=training.get("epochs"),
         max_steps=training.get("max_steps"), by_task=True, sampling=training.get("sampling"),

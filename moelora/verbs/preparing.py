@@ -17,6 +17,22 @@ def _add_plan(verbs) -> None:
     verb.add_argument("--json", action="store_true", help="print the plans as JSON lines instead of a table")
 
 
+def _add_preflight(verbs) -> None:
+    verb = add_verb(verbs, "preflight", "moelora.preflight.command:run",
+                 "say what a suite takes in time, memory and disk, and refuse what cannot work")  # fmt: skip
+    verb.add_argument("suite", type=Path, metavar="SUITE.yaml", help="a suite, or the suite.json of a written one")
+    verb.add_argument("--config-dir", type=Path, default=Path("workflow/config"), metavar="DIR",
+                      help="folder with models/, tasks/, methods/ (default: %(default)s)")  # fmt: skip
+    verb.add_argument("--results", type=Path, default=Path("results"), metavar="DIR",
+                      help="where cost records of earlier runs lie (default: %(default)s)")  # fmt: skip
+    verb.add_argument("--device", metavar="NAME", help="card by name, as in a100-80 (docs/preflight.md)")
+    verb.add_argument("--device-memory-gib", type=float, metavar="GIB", help="memory of another card")
+    verb.add_argument("--teraflops", type=float, metavar="N", help="its bfloat16 peak without sparsity")
+    verb.add_argument("--devices", type=int, metavar="N", help="how many such cards (default: 1)")
+    verb.add_argument("--json", action="store_true", help="print plain data instead of text")
+    verb.add_argument("--out", type=Path, metavar="FILE", help="write the estimate of a suite that can work")
+
+
 def _add_data(verbs) -> None:
     verb = add_verb(verbs, "data", "moelora.tasks.builtin.command:run_data", "generate the data of the built-in suite")
     verb.add_argument("--suite-task-source", required=True, metavar="NAME", help="source of the tasks, e.g. tiny")
@@ -135,4 +151,4 @@ def _study_verb(steps, name: str, handler: str, text: str) -> argparse.ArgumentP
     return verb
 
 
-VERBS = (_add_plan, _add_data, _add_base, _add_sensitivity, _add_allocate, _add_tune, _add_search)
+VERBS = (_add_plan, _add_preflight, _add_data, _add_base, _add_sensitivity, _add_allocate, _add_tune, _add_search)

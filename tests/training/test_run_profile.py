@@ -74,9 +74,11 @@ def test_seeds_of_one_job_share_the_tokenised_examples(world, limit, monkeypatch
     monkeypatch.setattr(encode, "_kept", {})
     task = load_task(task_document("mood"), world / "data")
     tokenizer, again = (AutoTokenizer.from_pretrained(world / "encoder") for _ in range(2))
-    first = encode.encode_training(task, limit, tokenizer, 32)
+    first = encode.encode_training(task, limit, tokenizer, {"max_length": 32})
     assert first == encode.encode(task, task.train[:limit], tokenizer, 32)
-    assert encode.encode_training(task, limit, again, 32) is first
-    assert encode.encode_training(task, limit, tokenizer, 4) is not first
+    assert encode.encode_training(task, limit, again, {"max_length": 32}) is first
+    assert encode.encode_training(task, limit, tokenizer, {"max_length": 4}) is not first
     part = dataclasses.replace(task, train=task.train[10:20])
-    assert encode.encode_training(part, limit, tokenizer, 32) == encode.encode(part, part.train[:limit], tokenizer, 32)
+    assert encode.encode_training(part, limit, tokenizer, {"max_length": 32}) == encode.encode(
+        part, part.train[:limit], tokenizer, 32
+    )

@@ -55,6 +55,7 @@ REPORT = f"{SUITE['reports']}/{SUITE['name']}"
 RECORDS = f"{ROOT}/{layout.RECORDS}"
 MANIFESTS = f"{ROOT}/{layout.MANIFESTS}"
 SUITE_JSON = f"{ROOT}/{layout.SUITE}"
+PREFLIGHT = f"{ROOT}/{layout.PREFLIGHT}"
 REPORT_PAGE = f"{REPORT}/index.html"
 REPORT_TABLES = f"{REPORT}/tables"
 REPORT_FIGURES = f"{REPORT}/figures"
@@ -145,6 +146,11 @@ def get_job_plans(wildcards):
     return [get_suite_path(run.plan_path) for run in get_job(wildcards).runs]
 
 
+def get_preflight():
+    """Return the estimate that must pass first, where the suite asks for one; a newer one re-runs nothing."""
+    return [] if SUITE["preflight"] is None else [ancient(PREFLIGHT)]
+
+
 def get_job_requirements(wildcards):
     """Return what a job's plans wait for: allocations, learning rates, parents, built-in data and a built base model."""
     job = get_job(wildcards)
@@ -152,6 +158,7 @@ def get_job_requirements(wildcards):
         *map(get_suite_path, job.pending_files),
         *map(get_suite_path, EXPANSION.parent_manifests(job)),
         *get_source_paths(job.model).values(),
+        *get_preflight(),
     ]
 
 

@@ -8,6 +8,7 @@ if SUITE["costs"]:
             plans=get_costs_plans,
             pending=get_costs_pending,
             sources=get_model_sources,
+            preflight=get_preflight(),
         output:
             get_suite_path(layout.costs("{model}")),
         log:

@@ -32,14 +32,19 @@ def get_suite_stabilities():
 
 
 def get_stability_options(model):
-    """Return by which score and votes samples are compared: those of the model's first allocation."""
+    """Return by which score and votes samples are compared: the suite's, else those of the model's first allocation."""
     first = next(
         a.variant.allocation for a in EXPANSION.allocations.values() if a.model == model
     )
     # as_coded changes weights while it measures, so its samples cannot be compared
     score = "sum" if first["score"] == "as_coded" else first["score"]
-    votes = json.dumps({key: first[key] for key in ("percentile", "pool")})
-    return f"--score {score} --votes {shlex.quote(votes)} {get_checkpointing()}"
+    votes = {key: first[key] for key in ("percentile", "pool")}
+    votes |= {
+        key: SUITE["sensitivity"]["stability"][key]
+        for key in votes
+        if key in SUITE["sensitivity"]["stability"]
+    }
+    return f"--score {score} --votes {shlex.quote(json.dumps(votes))} {get_checkpointing()}"
 
 
 def get_checkpointing():

@@ -10,6 +10,7 @@ if SEARCH:
             plan=get_search_plan(),
             sensitivities=get_search_sensitivities(),
             sources=list(get_source_paths(SEARCH["model"]).values()),
+            preflight=get_preflight(),
         output:
             get_suite_path(layout.STUDY),
         log:

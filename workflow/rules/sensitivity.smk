@@ -14,6 +14,7 @@ for _model, _score in [
         input:
             plans=get_sensitivity_plans(_model),
             sources=get_source_paths(_model).values(),
+            preflight=get_preflight(),
         output:
             get_sensitivities(_model, _score),
         log:
@@ -47,6 +48,7 @@ for _model in EXPANSION.allocated_models if SUITE["sensitivity"]["stability"] el
         input:
             plans=get_sensitivity_plans(_model),
             sources=get_source_paths(_model).values(),
+            preflight=get_preflight(),
         output:
             get_stabilities(_model),
         log:

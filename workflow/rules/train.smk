@@ -8,6 +8,7 @@ rule tune:
         plan=get_tuning_plan,
         pending=get_tuning_pending,
         sources=get_model_sources,
+        preflight=get_preflight(),
     output:
         get_suite_path(layout.tuning("{model}", "{task}", "{label}")),
     log:

@@ -28,7 +28,7 @@ def probe_change(subject: Subject, task: Task) -> dict[str, Any]:
     items = encode(task, held, subject.tokenizer, subject.max_length)
 
     def fit(model: torch.nn.Module) -> tuple[Any, numpy.ndarray]:
-        training = encode_training(task, asked["examples"], subject.tokenizer, subject.max_length)
+        training = encode_training(task, asked["examples"], subject.tokenizer, {"max_length": subject.max_length})
         probe = fit_probe(task.kind, mean_states(subject, model, training), gold(task, shown))
         return probe, probe.predict(mean_states(subject, model, items))
 
