@@ -13,7 +13,7 @@ from moelora.plans.expansion import SCHEMA, Expansion, Job, Run
 from moelora.plans.placements import allocation_file
 from moelora.plans.searched import fill_search, search_document, searched_runs
 from moelora.plans.transfer import as_transfer, check_transfers, transfer_document, wanted_tasks
-from moelora.plans.variants import Variant, choose_variants, is_untrained
+from moelora.plans.variants import Variant, choose_variants, is_untrained, lineage
 
 
 def expand(
@@ -37,7 +37,7 @@ def expand(
         source = str(suite)
         suite = config_dir.load_suite(suite)
     variants = choose_variants(suite, config_dir, source)
-    check_regimes(suite, {variant.name for variant in variants}, source)
+    check_regimes(suite, {name for variant in variants for name in lineage(variant)}, source)
     check_limits(suite, source)
     check_filter(suite, source)
     models: dict[str, dict] = {}
@@ -64,7 +64,8 @@ def expand(
             for task, members in mixtures.items():
                 check_fit(models[model], [tasks[member] for member in members], source)
                 for variant in variants:
-                    for run in _runs(suite, config_dir, models[model], task, [tasks[m] for m in members], variant):
+                    members_of = [tasks[member] for member in members]
+                    for run in _runs(suite, config_dir, models[model], task, members_of, variant, source):
                         if run.folder in runs and runs[run.folder].plan != run.plan:
                             raise ConfigError(
                                 f"{source}: '{task}' on '{model}' stands in 'grid' twice with other tasks; "
@@ -73,7 +74,7 @@ def expand(
                         runs.setdefault(run.folder, run)
             for transfer, variant in itertools.product(cell.get("transfer", []), variants):
                 target, document = tasks[transfer["to"]], documents[layout.transfer(transfer)]
-                for run in _runs(suite, config_dir, models[model], transfer["to"], [target], variant):
+                for run in _runs(suite, config_dir, models[model], transfer["to"], [target], variant, source):
                     moved = as_transfer(run, transfer, document)
                     runs.setdefault(moved.folder, moved)
         tasks |= documents
@@ -164,6 +165,21 @@ def check_fit(model: Mapping[str, Any], tasks: list[dict], source: str) -> None:
             )
 
 
+def check_tokens(training: Mapping[str, Any], tasks: list[dict], source: str) -> None:
+    """Refuse what only texts with an answer in them can have: another prompt in training, a loss on other tokens.
+
+    Raises:
+        ConfigError: as said.
+    """
+    given = [key for key in ("loss_tokens", "prompt") if key in training]
+    wrong = [task["name"] for task in tasks if task["kind"] != "multiple_choice"]
+    if given and wrong:
+        raise ConfigError(
+            f"{source}: the training setting '{given[0]}' is for multiple-choice tasks of decoders, found it for "
+            f"'{wrong[0]}', which is scored with a head; give it in a suite of decoders only"
+        )
+
+
 def check_architecture(variant: Variant, model: Mapping[str, Any], source: str) -> None:
     """Refuse a variant that cannot be attached to a model.
 
@@ -187,7 +203,7 @@ def check_architecture(variant: Variant, model: Mapping[str, Any], source: str) 
         )
 
 
-def _runs(suite, config_dir, model, task, members, variant):
+def _runs(suite, config_dir, model, task, members, variant, source):
     """Yield the runs of one variant on one task: regimes by seeds."""
     untrained = is_untrained(variant, model)
     for regime, rules in suite["regimes"].items():
@@ -195,7 +211,8 @@ def _runs(suite, config_dir, model, task, members, variant):
             continue
         label = layout.label(variant.name, regime, len(suite["regimes"]))
         pending: dict[str, Any] = {}
-        training = merge_training(suite, config_dir, regime, task, variant.name, model)
+        training = merge_training(suite, config_dir, regime, task, variant, model)
+        check_tokens(training, members, source)
         if rules.get("tune") and not untrained:
             training["learning_rate"] = None
             pending["learning_rate"] = layout.tuning(model["name"], task, label)
@@ -210,6 +227,8 @@ def _runs(suite, config_dir, model, task, members, variant):
                 "settings": dict(mixture.settings),
                 "allocation": allocation_file(mixture, model["name"], task),
             }
+            if variant.control["kind"] == "equal_active":
+                pending["match"]["count"] = "active"
         evaluation = {key: value for key, value in suite["evaluation"].items() if key != "separate_job"}
         seeds = rules["seeds"][:1] if untrained or variant.abilities.deterministic else rules["seeds"]
         for seed in seeds:
@@ -236,18 +255,19 @@ def _runs(suite, config_dir, model, task, members, variant):
 
 
 def merge_training(
-    suite, config_dir: ConfigDir, regime: str, task: str, variant: str, model: Mapping[str, Any]
+    suite, config_dir: ConfigDir, regime: str, task: str, variant: Variant, model: Mapping[str, Any]
 ) -> dict:
     """Return the training settings of a run.
 
-    They are the suite's, then the regime's, then the regime's for the task, then the variant's own, then defaults.
+    They are the suite's, then the regime's, then the regime's for the task, then the variant's own, then defaults. A
+    variant's own are first those of what it was made from, by a sweep or as a changed form of a mixture.
     """
     merged: dict[str, Any] = {}
     layers = (
         suite["training"],
         suite["regimes"][regime].get("training", {}),
         suite["regimes"][regime].get("training_by_task", {}).get(task, {}),
-        suite["training_by_variant"].get(variant, {}),
+        *(suite["training_by_variant"].get(name, {}) for name in lineage(variant)),
     )
     for layer in layers:
         if layer.get("epochs") is not None:

@@ -1,6 +1,7 @@
 """From examples to token ids, once, before the first step."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ import torch
 from moelora.tasks import Choice, LabelledText, Task
 
 IGNORED = -100  # label of a token that the loss leaves out
+PROMPT = "{prompt}"  # where a template has the task's own prompt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,26 +46,45 @@ def encode_texts(task: Task, examples: "list[LabelledText] | tuple", tokenizer: 
     ]
 
 
-def encode_choice(task: Task, example: Choice, tokenizer: Any, max_length: int, answer: "int | None" = None) -> Encoded:
+def encode_choice(
+    task: Task,
+    example: Choice,
+    tokenizer: Any,
+    max_length: int,
+    answer: "int | None" = None,
+    *,
+    template: str = PROMPT,
+    loss_tokens: str = "answer",
+) -> Encoded:
     """Tokenise a prompt with one continuation (the right one by default); the prompt is cut from the left.
 
     The split into prompt and continuation is lm-eval's: the whole text is tokenised, and what goes beyond the
     prompt's own tokens is the continuation. An end-of-text token is not appended, since scoring asks for none.
+
+    Args:
+        task: the task.
+        example: one of its examples.
+        tokenizer: of the model.
+        max_length: tokens.
+        answer: which continuation; the right one by default.
+        template: what stands around the prompt, which it has as ``{prompt}``.
+        loss_tokens: whether the loss counts the tokens of the ``answer`` or ``all`` but the first.
     """
-    text = example.prompt + example.continuations[example.answer if answer is None else answer]
+    asked = template.replace(PROMPT, example.prompt)
+    text = asked + example.continuations[example.answer if answer is None else answer]
     whole = tokenizer(text, add_special_tokens=True)["input_ids"]
-    prompt = tokenizer(example.prompt, add_special_tokens=True)["input_ids"]
+    prompt = tokenizer(asked, add_special_tokens=True)["input_ids"]
     if whole and tokenizer.eos_token_id is not None and whole[-1] == tokenizer.eos_token_id:
         whole, prompt = whole[:-1], prompt[:-1]
     start = min(len(prompt), len(whole) - 1)
     cut = max(0, len(whole) - max_length)
-    return Encoded(task.name, example.id, tuple(whole[cut:]), (), max(1, start - cut))
+    return Encoded(task.name, example.id, tuple(whole[cut:]), (), 1 if loss_tokens == "all" else max(1, start - cut))
 
 
-def encode(task: Task, examples: Any, tokenizer: Any, max_length: int) -> list[Encoded]:
-    """Tokenise examples of either kind."""
+def encode(task: Task, examples: Any, tokenizer: Any, max_length: int, **of_choices: str) -> list[Encoded]:
+    """Tokenise examples of either kind; ``of_choices`` are options of `encode_choice`."""
     if task.kind == "multiple_choice":
-        return [encode_choice(task, example, tokenizer, max_length) for example in examples]
+        return [encode_choice(task, example, tokenizer, max_length, **of_choices) for example in examples]
     return encode_texts(task, examples, tokenizer, max_length)
 
 
@@ -71,12 +92,22 @@ _KEPT_TASKS = 16
 _kept: dict[tuple, tuple[Any, list[Encoded]]] = {}
 
 
-def encode_training(task: Task, limit: "int | None", tokenizer: Any, max_length: int) -> list[Encoded]:
-    """Tokenise a task's first training examples, all without a limit; the seeds of one job share what comes out."""
-    key = (task.name, limit, tokenizer.name_or_path, max_length)
+def encode_training(task: Task, limit: "int | None", tokenizer: Any, training: Mapping[str, Any]) -> list[Encoded]:
+    """Tokenise a task's first training examples, all without a limit; the seeds of one job share what comes out.
+
+    Args:
+        task: the task.
+        limit: how many examples.
+        tokenizer: of the model.
+        training: the plan's training settings: the cut-off and, for multiple choice, the ``prompt`` and the
+            ``loss_tokens`` where they are not the task's.
+    """
+    max_length = training["max_length"]
+    of_choices = {"template": training.get("prompt", PROMPT), "loss_tokens": training.get("loss_tokens", "answer")}
+    key = (task.name, limit, tokenizer.name_or_path, max_length, *of_choices.values())
     examples, encoded = _kept.pop(key, (None, []))
     if examples is not task.train:  # a split cut from train has the task's name too
-        encoded = encode(task, task.train[:limit], tokenizer, max_length)
+        encoded = encode(task, task.train[:limit], tokenizer, max_length, **of_choices)
     _kept[key] = (task.train, encoded)
     if len(_kept) > _KEPT_TASKS:
         _kept.pop(next(iter(_kept)))

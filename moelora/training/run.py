@@ -77,9 +77,7 @@ def train_run(run: Run) -> Any:
     if further:
         examples = []
         for task in tasks:
-            examples += encode_training(
-                task, training.get("max_examples"), attached.base.tokenizer, training["max_length"]
-            )
+            examples += encode_training(task, training.get("max_examples"), attached.base.tokenizer, training)
         steps = all_steps(
             examples,
             training["batch_size"],

@@ -80,7 +80,7 @@ def run_trial(
     attached = attach(plan, tasks, base_dir, accelerator.device)
     examples = []
     for task in tasks:
-        examples += encode_training(task, None, attached.base.tokenizer, training["max_length"])
+        examples += encode_training(task, None, attached.base.tokenizer, training)
     steps = all_steps(
         examples, training["batch_size"], plan["seed"], epochs=training.get("epochs"),
         max_steps=training.get("max_steps"), by_task=True,
