@@ -50,13 +50,25 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """One task in one regime."""
+    """One task in one regime.
+
+    Attributes:
+        task: The task, or `average`.
+        regime: The regime.
+        metric: The metric that is shown.
+        synthetic: Whether the task comes from a generator.
+        n_items: Items of the test set.
+        chance: What the constant answer scores.
+        bounds: The interval of chance; None where the metric has none that is known.
+    """
 
     task: str
     regime: str
     metric: str
     synthetic: bool
     n_items: int | None
+    chance: float | None = None
+    bounds: tuple[float, float] | None = None
 
 
 @dataclass
@@ -157,8 +169,17 @@ def _panel(suite: Suite, model: str, mixture: str | None, runs: list[Run], of_mo
             known = [r.scores[task] for r in of_task if r.finished and task in r.scores]
             metric = known[0].main_metric if known else ""
             index = len(panel.columns)
+            first = known[0] if known else None
             panel.columns.append(
-                Column(task, regime, metric, any(s.synthetic for s in known), known[0].n_items if known else None)
+                Column(
+                    task,
+                    regime,
+                    metric,
+                    any(s.synthetic for s in known),
+                    first.n_items if first else None,
+                    first.chance if first else None,
+                    first.chance_bounds if first else None,
+                )
             )
             for variant in variants:
                 mine = [r for r in of_task if r.variant == variant]
@@ -204,10 +225,10 @@ def _share_spread(panel: Panel, index: int) -> None:
 
 def _is_chance(runs: Sequence[Run], task: str, mean: float) -> bool:
     """Return whether a score can't be told from the constant answer's."""
-    first = runs[0].scores[task]
-    if stats.is_proportion(first.main_metric) and first.chance is not None:
-        return stats.within_chance(mean, first.chance, first.n_items)
-    # No binomial belongs to F1 or a correlation: the record compared its interval with the constant answer.
+    bounds = runs[0].scores[task].chance_bounds
+    if bounds is not None:
+        return stats.lies_within(mean, bounds)
+    # Where no interval of chance is known the record compared the score's own with the constant answer.
     flags = [r.scores[task].within_chance for r in runs]
     return 2 * sum(flags) > len(flags)
 

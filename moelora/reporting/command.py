@@ -16,8 +16,10 @@ from moelora.records.speed import read_speed
 from moelora.reporting import (
     allocation_tables,
     cells,
+    chance,
     figures,
     provenance,
+    rates,
     render,
     routing_tables,
     search,
@@ -119,6 +121,8 @@ def write_report(
         for t in (
             significance.significance_table(significance.contrasts(panels)),
             significance.ranks_table(panels),
+            chance.chance_table(suite, panels),
+            rates.rates_table(suite, rates.curves(suite)),
             tables.interference_table(suite, effects),
             routing_tables.routing_table(suite, panels),
             routing_tables.routers_table(suite, panels),

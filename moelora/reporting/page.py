@@ -30,6 +30,15 @@ _FAMILIES = {
     "curves": "Training curves",
 }
 
+QUESTION = {
+    "why": "Why it is asked",
+    "varies": "What varies",
+    "holds": "What stays the same",
+    "reads": "How to read it",
+    "limits": "What it can't show",
+}
+"""The parts of a suite's question after what it asks, and their headings."""
+
 _FOLDED = frozenset({"routers", "experts", "load", "allocation", "curves"})
 """Families of which the page opens the first figure only: there are many, and they are looked up."""
 
@@ -91,6 +100,8 @@ def page(content: Content) -> str:
         families=[f for f in families if f[2]],
         folded=_FOLDED,
         interference_figures=[f for f in content.figures if f.family == "interference"],
+        rates_figures=[f for f in content.figures if f.family == "rates"],
+        question_words=QUESTION,
         search_figures=[f for f in content.figures if f.family == "search"],
         environments=provenance.environments(content.suite),
         facts=_facts(content.suite),

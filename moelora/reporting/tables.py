@@ -46,7 +46,7 @@ def headline(panel: Panel, unproven: Mapping[str, str] | None = None) -> Table:
         if why:
             marked[words.method_label(suite.method(variant))] = why
         entries = [Entry(panel.label(variant) + (UNPROVEN if why else ""), title=why), _parameters(panel, variant)]
-        entries += [score_entry(panel.cells[variant, i]) for i in range(len(panel.columns))]
+        entries += [score_entry(panel.cells[variant, i], column.bounds) for i, column in enumerate(panel.columns)]
         rows.append(Row(entries, _kind(panel, variant)))
     return Table(
         panel.title,
@@ -67,8 +67,13 @@ def unproven_note(marked: Mapping[str, str]) -> str:
     return "; ".join(f"{words.listing(methods)} {why}" for why, methods in reasons.items()) + "."
 
 
-def score_entry(cell: Cell) -> Entry:
-    """Return the printed form of a cell with or without a score."""
+def score_entry(cell: Cell, bounds: tuple[float, float] | None = None) -> Entry:
+    """Return the printed form of a cell with or without a score.
+
+    Args:
+        cell: The cell.
+        bounds: The interval of chance of its column, where that is known.
+    """
     if cell.estimate is None:
         if cell.lost:
             return Entry(cell.reason, marks=frozenset({"lost"}), title=_reasons(cell))
@@ -83,8 +88,10 @@ def score_entry(cell: Cell) -> Entry:
     detail = f"[{low}, {high}]"
     if cell.lost:
         detail += f" {len(cell.lost)} of {len(cell.lost) + len(cell.runs)} {_lost_words(cell)}"
-    seeds = words.plural(e.n_seeds, "seed")
-    return Entry(words.points(e.mean), detail, frozenset(marks), f"{seeds}; 95 % interval {low} to {high}")
+    said = f"{words.plural(e.n_seeds, 'seed')}; 95 % interval {low} to {high}"
+    if "chance" in marks and bounds is not None:
+        said += f"; luck alone takes a constant answer from {words.points(bounds[0])} to {words.points(bounds[1])}"
+    return Entry(words.points(e.mean), detail, frozenset(marks), said)
 
 
 def all_metrics(suite: Suite, found: Iterable[Panel]) -> Table:
@@ -128,7 +135,8 @@ def parameters_table(suite: Suite, found: Iterable[Panel]) -> Table:
             record = runs[0].record
             counts, match = record["parameters"], record.get("match")
             parts = counts.get("parts") or {}
-            said = f"{words.count(match['target'])} asked, {words.count(match['reached'])} reached" if match else ""
+            what = f"{words.count(match['target'])} {match.get('count', 'trainable')}" if match else ""
+            said = f"{what} asked, {words.count(match['reached'])} reached" if match else ""
             body.append(
                 Row(
                     [
@@ -266,7 +274,7 @@ def _parameters(panel: Panel, variant: str) -> Entry:
 
 
 def _kind(panel: Panel, variant: str) -> str:
-    if panel.suite.matched_to(variant):
+    if panel.suite.control(variant):
         return "matched"
     return "reference" if panel.suite.method(variant) in words.REFERENCES else ""
 

@@ -34,9 +34,8 @@ def carried(world, root, variant):
     """Train and score a variant; return its plan, its folder and its record."""
     document = plan("encoder", [TASK], variant.method) | {"variant": variant.name, "settings": dict(variant.settings)}
     if variant.match:
-        mixture = variant.match
-        document["pending"] = {"match": {"variant": mixture.name, "method": mixture.method,
-                                         "settings": dict(mixture.settings), "allocation": None, "count": "active"}}  # fmt: skip
+        names = {"variant": variant.match.name, "method": variant.match.method, "allocation": None, "count": "active"}
+        document["pending"] = {"match": {**names, "settings": dict(variant.match.settings)}}
     path = write_plan(root, document)
     record = carry_out(open_run(path, "code", world / "data", world / "encoder"), evaluate=True)
     assert record["status"] == "finished", record["reason"]

@@ -14,6 +14,7 @@ from moelora.reporting.figures import (
     load,
     pareto,
     placements,
+    rates,
     routers,
     routing,
     stability,
@@ -45,7 +46,7 @@ def draw_all(
     palette = Palette(suite)
     figures: list[Figure] = []
     families = (
-        pareto, placements, tasks, interference, routing, routers, experts, load, allocation, stability, curves,
+        pareto, placements, tasks, rates, interference, routing, routers, experts, load, allocation, stability, curves,
     )  # fmt: skip
     for family in families:
         figures += family.draw(suite, panels, effects=effects, costs=costs, stabilities=stabilities, palette=palette)
