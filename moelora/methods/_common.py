@@ -20,6 +20,16 @@ def check_rank(r: "int | None", alpha: float, dropout: float) -> None:
         raise ValueError(f"dropout must lie in [0, 1), found {dropout}")
 
 
+def check_choice(name: str, value: str, known: Iterable[str]) -> None:
+    """Refuse a word that is none of those known.
+
+    Raises:
+        ValueError: as said.
+    """
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, found '{value}'")
+
+
 def lora_pair(linear: Linear, r: int) -> int:
     """Return the parameters of one LoRA pair on a linear: r·(inputs + outputs)."""
     return r * (linear.inputs + linear.outputs)
@@ -79,3 +89,19 @@ def attach_config(model: Any, config: Any, context: AttachContext, *, fused: boo
 
         fuse(model)
     return model
+
+
+def freeze_weights(model: Any, name: str) -> None:
+    """Freeze one kind of weight in every layer of the adapter, by PEFT's own list of what stays frozen.
+
+    Args:
+        model: a PEFT model.
+        name: what its layers call the weight, as in ``lora_magnitude_vector``.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for layer in (module for module in model.modules() if isinstance(module, BaseTunerLayer)):
+        adapters = getattr(layer, name, ())
+        # a new dict: PEFT's is shared by all layers
+        layer.frozen_peft_weight_names = dict.fromkeys(adapters, (name,))
+        layer.set_adapter(layer.active_adapters)

@@ -10,14 +10,16 @@ from typing import Any
 from moelora.errors import ConfigError, nearest
 
 
-def setting(default: Any, origin: str) -> Any:
+def setting(default: Any, origin: str, *, later: bool = False) -> Any:
     """Return a field of a page's ``Settings``: its default, and where that comes from, for the method's documentation.
 
     Args:
         default: a plain value that cannot be changed in place.
         origin: paper, code or "ours", in a few words; editing it changes no number.
+        later: whether the page was published without this setting. At its default it then stays out of plans, so
+            that plans from before keep their hash.
     """
-    return dataclasses.field(default=default, metadata={"origin": origin})
+    return dataclasses.field(default=default, metadata={"origin": origin, "later": later})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +76,9 @@ class Counts:
     """Parameters by part; ``head`` is what every method trains besides its own tensors.
 
     ``experts`` and ``router`` say what the adapter's parameters are; ``attention`` and ``feed_forward`` say where
-    the experts sit, so that ``experts == attention + feed_forward``. ``active`` counts what one token uses.
+    the experts sit, so that ``experts == attention + feed_forward``. ``active`` counts what one token uses, trained or
+    not. ``frozen`` are random values that the adapter holds and never trains (a frozen router); ``router`` leaves them
+    out.
     """
 
     experts: int = 0
@@ -83,6 +87,7 @@ class Counts:
     feed_forward: int = 0
     head: int = 0
     active: int = 0
+    frozen: int = 0
 
     @property
     def trainable(self) -> int:
@@ -106,7 +111,7 @@ class Abilities:
     balance_loss: bool = False
     routed: bool = False
     one_expert_is: str = "lora"  # the method that a mixture of one expert equals
-    mixture: bool = False  # gets a plain LoRA of equal trainable parameters beside it
+    mixture: bool = False  # a suite can set controls beside it, such as a plain LoRA of equal trainable parameters
     adapter: bool = True  # leaves a PEFT adapter
     starts_as_base: bool = True  # the model computes what the base computes before the first step
     start_note: str = ""  # why not, where it does not
@@ -163,6 +168,7 @@ class Method:
     reference: str = ""
     linears: "Callable[[ModelShapes, Any, AttachContext], tuple[Linear, ...]] | None" = None
     hooks: "Callable[[Any], Hooks] | None" = None  # from the settings
+    one_expert: "Mapping[str, Any] | None" = None  # settings under which a mixture has one expert where it has any
 
     def adapted(self, shapes: ModelShapes, settings: Any, context: AttachContext) -> tuple[Linear, ...]:
         """Return the linears that this method adapts; pages whose choice is not the setting ``modules`` say it."""
@@ -180,15 +186,23 @@ class Method:
         Raises:
             ConfigError: a key is unknown, or a value is refused by the method.
         """
-        known = {field.name for field in dataclasses.fields(self.settings)}
         for key in values:
-            if key not in known:
-                raise ConfigError(f"method '{self.name}' has no setting '{key}'{nearest(key, known)}")
+            if key not in self.setting_names:
+                raise ConfigError(f"method '{self.name}' has no setting '{key}'{nearest(key, self.setting_names)}")
         try:
             return self.settings(**values)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"settings of method '{self.name}': {error}") from error
 
     def all_settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return every setting as plain data, defaults filled in."""
-        return dataclasses.asdict(self.make_settings(values))
+        """Return every setting as plain data, defaults filled in, but for later ones that are at theirs."""
+        filled = dataclasses.asdict(self.make_settings(values))
+        later = {
+            field.name: field.default for field in dataclasses.fields(self.settings) if field.metadata.get("later")
+        }
+        return {name: value for name, value in filled.items() if name not in later or value != later[name]}
+
+    @property
+    def setting_names(self) -> set[str]:
+        """Return the names of all settings."""
+        return {field.name for field in dataclasses.fields(self.settings)}

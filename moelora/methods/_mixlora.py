@@ -67,8 +67,16 @@ def _roles(linears: list[Linear], layout: str) -> dict[str, str]:
     return {"inner": widening[0].name, "outer": outer.name}
 
 
-def attach(model: Any, settings: Any, context: AttachContext, **more: Any) -> Any:
-    """Wrap every feed-forward block and attach plain LoRA to the attention linears."""
+def attach(model: Any, settings: Any, context: AttachContext, *, attention: bool = True, **more: Any) -> Any:
+    """Wrap every feed-forward block and attach plain LoRA to the attention linears.
+
+    Args:
+        model: the base model.
+        settings: of a MixLoRA page.
+        context: the model's shapes and head.
+        attention: whether attention has its LoRA.
+        **more: settings of `moelora.tuners.MixLoraConfig` that the page has beside those of all.
+    """
     from moelora.tuners import MixLoraConfig
 
     shapes = context.shapes
@@ -81,14 +89,17 @@ def attach(model: Any, settings: Any, context: AttachContext, **more: Any) -> An
         expert_alpha=settings.expert_alpha,
         balance_coefficient=settings.balance_coefficient,
         jitter_noise=settings.jitter_noise,
-        target_modules=names(shapes.select("attention")),
+        train_router=settings.train_router,
+        target_modules=names(shapes.select("attention")) if attention else None,
         **blocks(shapes),
         **more,
     )
     return attach_config(model, config, context)
 
 
-def parameters(shapes: ModelShapes, settings: Any, used: int, *, magnitude: bool = False) -> Counts:
+def parameters(
+    shapes: ModelShapes, settings: Any, used: int, *, magnitude: bool = False, attention: bool = True
+) -> Counts:
     """Return r·Σ_attention + E·r_e·Σ_feed-forward of (inputs + outputs) + L·E·D routers, plus the head.
 
     Args:
@@ -96,17 +107,19 @@ def parameters(shapes: ModelShapes, settings: Any, used: int, *, magnitude: bool
         settings: of a MixLoRA page.
         used: experts that serve one token at most.
         magnitude: whether every LoRA has a trained magnitude of ``outputs`` numbers.
+        attention: whether attention has its LoRA.
     """
     rank = settings.expert_r or settings.r
     feed_forward = shapes.select("feed_forward")
-    attention, _ = count_linears(shapes.select("attention"), settings.r, magnitude=magnitude)
+    plain, _ = count_linears(shapes.select("attention") if attention else (), settings.r, magnitude=magnitude)
     one_expert = sum(lora_pair(linear, rank) + (linear.outputs if magnitude else 0) for linear in feed_forward)
     router = len(shapes.layers()) * settings.experts * shapes.hidden if settings.experts > 1 else 0
     return Counts(
-        experts=attention + settings.experts * one_expert,
-        router=router,
-        attention=attention,
+        experts=plain + settings.experts * one_expert,
+        router=router if settings.train_router else 0,
+        attention=plain,
         feed_forward=settings.experts * one_expert,
         head=shapes.head_parameters,
-        active=attention + used * one_expert + router + shapes.head_parameters,
+        active=plain + used * one_expert + router + shapes.head_parameters,
+        frozen=0 if settings.train_router else router,
     )

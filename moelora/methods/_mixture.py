@@ -7,7 +7,13 @@ from moelora.methods._contract import AttachContext, Counts, Linear
 
 
 def mixture_counts(
-    adapted: Iterable[Linear], r: int, experts: "Mapping[str, int] | int", used: "int | None", context: AttachContext
+    adapted: Iterable[Linear],
+    r: int,
+    experts: "Mapping[str, int] | int",
+    used: "int | None",
+    context: AttachContext,
+    *,
+    train_router: bool = True,
 ) -> Counts:
     """Return Σ_j E_j·r·(inputs + outputs) + E_j·inputs (router, where E_j > 1), plus the head.
 
@@ -17,6 +23,7 @@ def mixture_counts(
         experts: E, one number or by full module name.
         used: experts that serve one token at most; all of them where ``None``.
         context: for the head.
+        train_router: whether routers are trained; frozen ones are active all the same.
     """
     adapted = tuple(adapted)
     by_name = {x.name: experts if isinstance(experts, int) else experts[x.name] for x in adapted}
@@ -26,9 +33,10 @@ def mixture_counts(
     head = context.shapes.head_parameters
     return Counts(
         experts=attention + feed_forward,
-        router=router,
+        router=router if train_router else 0,
         attention=attention,
         feed_forward=feed_forward,
         head=head,
         active=active + router + head,
+        frozen=0 if train_router else router,
     )

@@ -9,6 +9,7 @@ Differs from: its notebooks, where the mixture replaces the attention output and
 
 import dataclasses
 
+from moelora.methods._choices import TRAIN_ROUTER
 from moelora.methods._common import attach_config, check_rank, names
 from moelora.methods._contract import Abilities, Counts, Method, setting
 from moelora.methods._mixture import mixture_counts
@@ -25,6 +26,7 @@ class Settings:
     balance_loss: str = setting("cv_squared", origin="ours: the Switch form is constant under dense routing")
     balance_coefficient: float = setting(0.01, origin="ours; the notebooks write 0.05 and never add it to the loss")
     modules: "str | list[str]" = setting("feed_forward", origin="README")
+    train_router: bool = setting(True, origin=TRAIN_ROUTER, later=True)
 
     def __post_init__(self):
         check_rank(self.r, self.alpha, self.dropout)
@@ -44,6 +46,7 @@ def attach(model, settings, context):
         router="dense",
         balance_loss=settings.balance_loss,
         balance_coefficient=settings.balance_coefficient,
+        train_router=settings.train_router,
         target_modules=names(context.shapes.select(settings.modules)),
     )
     return attach_config(model, config, context)
@@ -51,7 +54,14 @@ def attach(model, settings, context):
 
 def parameters(shapes, settings, context) -> Counts:
     """Return Σ E·r·(inputs + outputs) + E·inputs over the chosen linears, plus the head; all of it is active."""
-    return mixture_counts(shapes.select(settings.modules), settings.r, settings.experts, None, context)
+    return mixture_counts(
+        shapes.select(settings.modules),
+        settings.r,
+        settings.experts,
+        None,
+        context,
+        train_router=settings.train_router,
+    )
 
 
 METHOD = Method(
@@ -67,5 +77,6 @@ METHOD = Method(
     ),
     attach=attach,
     parameters=parameters,
+    one_expert={"experts": 1},
     reference="github.com/sami10644 (README; no paper found)",
 )

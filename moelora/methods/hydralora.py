@@ -8,6 +8,7 @@ Differs from: the paper's choice of the number of B by clustering the data; it i
 
 import dataclasses
 
+from moelora.methods._choices import TRAIN_ROUTER
 from moelora.methods._common import attach_config, check_rank, names
 from moelora.methods._contract import Abilities, Counts, Method, setting
 
@@ -21,6 +22,7 @@ class Settings:
     alpha: float = setting(32, origin="Clin0212/HydraLoRA's script")
     dropout: float = setting(0.0, origin="ours; the script has 0.05")
     modules: "str | list[str]" = "feed_forward"
+    train_router: bool = setting(True, origin=TRAIN_ROUTER, later=True)
 
     def __post_init__(self):
         check_rank(self.r, self.alpha, self.dropout)
@@ -40,6 +42,7 @@ def attach(model, settings, context):
         shared_a=True,
         router="dense",
         router_init="kaiming_uniform",
+        train_router=settings.train_router,
         target_modules=names(context.shapes.select(settings.modules)),
     )
     return attach_config(model, config, context)
@@ -53,7 +56,10 @@ def parameters(shapes, settings, context) -> Counts:
         parts[linear.part] += settings.r * (linear.inputs + settings.experts * linear.outputs)
         router += settings.experts * linear.inputs if settings.experts > 1 else 0
     experts, head = sum(parts.values()), shapes.head_parameters
-    return Counts(experts=experts, router=router, **parts, head=head, active=experts + router + head)
+    trained = router if settings.train_router else 0
+    return Counts(
+        experts=experts, router=trained, **parts, head=head, active=experts + router + head, frozen=router - trained
+    )
 
 
 METHOD = Method(
@@ -63,5 +69,6 @@ METHOD = Method(
     abilities=Abilities(mergeable=False, merge_note="experts are weighted by the input", routed=True, mixture=True),
     attach=attach,
     parameters=parameters,
+    one_expert={"experts": 1},
     reference="arXiv 2404.19245",
 )

@@ -6,7 +6,8 @@ Differs from: the paper's query-and-value targets; all linears by default, as la
 
 import dataclasses
 
-from moelora.methods._common import attach_config, check_rank, names, plain_counts
+from moelora.methods._choices import FACTOR_INITS
+from moelora.methods._common import attach_config, check_choice, check_rank, names, plain_counts
 from moelora.methods._contract import Abilities, Counts, Method, setting
 
 
@@ -23,9 +24,11 @@ class Settings:
     dropout: float = setting(0.0, origin="PEFT's default")
     modules: "str | list[str]" = setting("all", origin="ours, as later work does; the paper has query and value")
     scaling: "float | None" = setting(None, origin="ours, for controls of equal parameters")
+    factor_init: str = setting("kaiming_uniform", origin="microsoft/LoRA and PEFT; the paper: Gaussian", later=True)
 
     def __post_init__(self):
         check_rank(self.r, self.alpha, self.dropout)
+        check_choice("factor_init", self.factor_init, FACTOR_INITS)
 
 
 def attach(model, settings, context):
@@ -38,6 +41,7 @@ def attach(model, settings, context):
         lora_alpha=alpha,
         lora_dropout=settings.dropout,
         target_modules=names(context.shapes.select(settings.modules)),
+        init_lora_weights=FACTOR_INITS[settings.factor_init],
     )
     return attach_config(model, config, context, fused=True)
 

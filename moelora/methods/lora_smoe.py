@@ -8,6 +8,7 @@ Differs from: its public code, whose mixture layer is missing; a MoLA layer (a r
 
 import dataclasses
 
+from moelora.methods._choices import TRAIN_ROUTER
 from moelora.methods._common import attach_config, check_rank
 from moelora.methods._contract import Abilities, Counts, Method, setting
 from moelora.methods._mixture import mixture_counts
@@ -15,7 +16,10 @@ from moelora.methods._mixture import mixture_counts
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Rank, experts per token and the balance loss; experts per module come from the allocation."""
+    """Rank, experts per token and the balance loss; experts per module come from the allocation.
+
+    ``most_experts`` cuts what the allocation gives a module.
+    """
 
     r: int = setting(8, origin="default of the public code; that of the published runs is unknown")
     alpha: float = setting(16, origin="default of the public code")
@@ -24,17 +28,23 @@ class Settings:
     balance_loss: str = setting("switch", origin="MoLA's, whose layer is used")
     balance_coefficient: float = setting(1e-3, origin="MoLA's, whose layer is used")
     modules: "str | list[str]" = setting("all", origin="the seven types of the public notebook's results")
+    train_router: bool = setting(True, origin=TRAIN_ROUTER, later=True)
+    most_experts: "int | None" = setting(None, origin="ours: 1 makes it plain LoRA where experts went", later=True)
 
     def __post_init__(self):
         check_rank(self.r, self.alpha, self.dropout)
         if self.experts_per_token < 1:
             raise ValueError(f"experts_per_token must be at least 1, found {self.experts_per_token}")
+        if self.most_experts is not None and self.most_experts < 1:
+            raise ValueError(f"most_experts must be at least 1 or null, found {self.most_experts}")
 
 
 def allocated(shapes, settings, context) -> dict[str, int]:
     """Return full module name → experts for the chosen linears that have any."""
     chosen = {linear.name for linear in shapes.select(settings.modules)}
-    return {name: count for name, count in sorted(context.allocation.items()) if count > 0 and name in chosen}
+    counts = {name: count for name, count in sorted(context.allocation.items()) if count > 0 and name in chosen}
+    most = settings.most_experts
+    return counts if most is None else {name: min(count, most) for name, count in counts.items()}
 
 
 def linears(shapes, settings, context):
@@ -56,6 +66,7 @@ def attach(model, settings, context):
         experts_per_token=settings.experts_per_token,
         balance_loss=settings.balance_loss,
         balance_coefficient=settings.balance_coefficient,
+        train_router=settings.train_router,
     )
     return attach_config(model, config, context)
 
@@ -64,7 +75,9 @@ def parameters(shapes, settings, context) -> Counts:
     """Return Σ_j E_j·r·(inputs + outputs) + E_j·inputs (router, where E_j > 1), plus the head."""
     experts = allocated(shapes, settings, context)
     adapted = linears(shapes, settings, context)
-    return mixture_counts(adapted, settings.r, experts, settings.experts_per_token, context)
+    return mixture_counts(
+        adapted, settings.r, experts, settings.experts_per_token, context, train_router=settings.train_router
+    )
 
 
 METHOD = Method(
@@ -82,5 +95,6 @@ METHOD = Method(
     attach=attach,
     parameters=parameters,
     linears=linears,
+    one_expert={"most_experts": 1, "experts_per_token": 1},
     reference="arXiv 2505.06272",
 )

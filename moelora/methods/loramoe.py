@@ -10,6 +10,7 @@ Differs from: the released script, which sets the balance to zero (variant ``lor
 
 import dataclasses
 
+from moelora.methods._choices import TRAIN_ROUTER
 from moelora.methods._common import attach_config, check_rank, names
 from moelora.methods._contract import Abilities, Counts, Hooks, Method, setting
 from moelora.methods._mixture import mixture_counts
@@ -28,6 +29,7 @@ class Settings:
     balance_delta: float = setting(0.1, origin="arXiv 2312.09979")
     knowledge_tasks: "list[str]" = dataclasses.field(default_factory=list)
     modules: "str | list[str]" = "feed_forward"
+    train_router: bool = setting(True, origin=TRAIN_ROUTER, later=True)
 
     def __post_init__(self):
         check_rank(self.r, self.alpha, self.dropout)
@@ -51,6 +53,7 @@ def attach(model, settings, context):
         balance_loss=settings.balance_loss,
         balance_delta=settings.balance_delta,
         balance_coefficient=settings.balance_coefficient,
+        train_router=settings.train_router,
         target_modules=names(context.shapes.select(settings.modules)),
     )
     return attach_config(model, config, context)
@@ -58,7 +61,14 @@ def attach(model, settings, context):
 
 def parameters(shapes, settings, context) -> Counts:
     """Return Σ E·r·(inputs + outputs) + E·inputs (router, where E > 1), plus the head; every expert is active."""
-    return mixture_counts(shapes.select(settings.modules), settings.r, settings.experts, None, context)
+    return mixture_counts(
+        shapes.select(settings.modules),
+        settings.r,
+        settings.experts,
+        None,
+        context,
+        train_router=settings.train_router,
+    )
 
 
 def hooks(settings) -> Hooks:
@@ -86,5 +96,6 @@ METHOD = Method(
     attach=attach,
     parameters=parameters,
     hooks=hooks,
+    one_expert={"experts": 1},
     reference="arXiv 2312.09979",
 )

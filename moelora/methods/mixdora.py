@@ -10,6 +10,7 @@ Differs from: MoE-PEFT, whose magnitudes never reach the optimiser (``train_magn
 import dataclasses
 
 from moelora.methods import _mixlora
+from moelora.methods._choices import TRAIN_ROUTER
 from moelora.methods._contract import Abilities, Counts, Method, setting
 
 
@@ -27,6 +28,7 @@ class Settings:
     jitter_noise: float = 0.0
     balance_coefficient: float = setting(1e-3, origin="MoE-PEFT's default and the paper's best")
     train_magnitude: bool = setting(True, origin="the paper; MoE-PEFT's code does not")
+    train_router: bool = setting(True, origin=TRAIN_ROUTER, later=True)
 
     def __post_init__(self):
         _mixlora.check_settings(self)
@@ -68,5 +70,6 @@ METHOD = Method(
     ),
     attach=attach,
     parameters=parameters,
+    one_expert={"experts": 1, "experts_per_token": 1},
     reference="arXiv 2404.15159",
 )

@@ -10,6 +10,7 @@ Differs from: MoE-PEFT's inference branch, which hands back its input (a bug). A
 import dataclasses
 
 from moelora.methods import _mixlora
+from moelora.methods._choices import TRAIN_ROUTER
 from moelora.methods._contract import Abilities, Counts, Method, setting
 
 
@@ -28,6 +29,7 @@ class Settings:
     init_router_std: float = setting(0.02, origin="ours, as `mixlora`; MoE-PEFT's is 1.0")
     balance_coefficient: float = setting(1e-3, origin="MoE-PEFT's default")
     z_loss_coefficient: float = setting(1e-3, origin="MoE-PEFT's default")
+    train_router: bool = setting(True, origin=TRAIN_ROUTER, later=True)
 
     def __post_init__(self):
         _mixlora.check_settings(self)
@@ -69,5 +71,6 @@ METHOD = Method(
     ),
     attach=attach,
     parameters=parameters,
+    one_expert={"experts": 1},
     reference="MoE-PEFT (switch router), arXiv 2101.03961",
 )

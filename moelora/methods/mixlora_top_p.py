@@ -8,6 +8,7 @@ Differs from: it in the balance loss, which counts the experts that a token real
 import dataclasses
 
 from moelora.methods import _mixlora
+from moelora.methods._choices import TRAIN_ROUTER
 from moelora.methods._contract import Abilities, Counts, Method, setting
 
 
@@ -24,6 +25,7 @@ class Settings:
     expert_alpha: "float | None" = None
     jitter_noise: float = 0.0
     balance_coefficient: float = setting(1e-3, origin="MoE-PEFT's default")
+    train_router: bool = setting(True, origin=TRAIN_ROUTER, later=True)
 
     def __post_init__(self):
         _mixlora.check_settings(self)
@@ -56,5 +58,6 @@ METHOD = Method(
     ),
     attach=attach,
     parameters=parameters,
+    one_expert={"experts": 1},
     reference="MoE-PEFT (dynamic router)",
 )

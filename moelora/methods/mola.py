@@ -11,9 +11,12 @@ Differs from: the code's default, where the balance loss is off unless a flag is
 
 import dataclasses
 
-from moelora.methods._common import attach_config, check_rank
+from moelora.methods._choices import BALANCE_FORMS, FACTOR_INITS, ROUTER_INITS, TRAIN_ROUTER
+from moelora.methods._common import attach_config, check_choice, check_rank
 from moelora.methods._contract import Abilities, Counts, Method, setting
 from moelora.methods._mixture import mixture_counts
+
+ROUTERS = ("top_k", "top_p", "switch", "dense")
 
 SHAPES = {
     "inverted_triangle": (2, 4, 6, 8),
@@ -25,7 +28,11 @@ SHAPES = {
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """The shape by name or as experts per group of layers from the bottom ("2-4-6-8"), rank and balance."""
+    """The shape by name or as experts per group of layers from the bottom ("2-4-6-8"), rank and balance.
+
+    With another ``router`` than ``top_k`` ``experts_per_token`` says nothing; ``dense`` needs another ``balance_loss``,
+    since the Switch form is then a constant.
+    """
 
     shape: str = setting("inverted_triangle", origin="the paper's best, 2-4-6-8")
     experts_per_token: int = setting(2, origin="arXiv 2402.08562")
@@ -35,9 +42,25 @@ class Settings:
     balance_loss: str = setting("switch", origin="the paper; off in the code unless a flag is given")
     balance_coefficient: float = setting(1e-3, origin="arXiv 2402.08562")
     modules: "str | list[str]" = "all"
+    router: str = setting("top_k", origin="arXiv 2402.08562; others are ours, for ablation", later=True)
+    top_p: float = setting(0.8, origin="MoE-PEFT's, with the router top_p", later=True)
+    capacity: "int | None" = setting(None, origin="ours: no limit, with the router switch", later=True)
+    router_init: str = setting("kaiming_uniform", origin="GCYZSL/MoLA", later=True)
+    init_router_std: float = setting(0.02, origin="MixLoRA's, with the router_init normal", later=True)
+    factor_init: str = setting("kaiming_uniform", origin="GCYZSL/MoLA; the paper says Gaussian", later=True)
+    train_router: bool = setting(True, origin=TRAIN_ROUTER, later=True)
 
     def __post_init__(self):
         check_rank(self.r, self.alpha, self.dropout)
+        check_choice("router", self.router, ROUTERS)
+        check_choice("router_init", self.router_init, ROUTER_INITS)
+        check_choice("factor_init", self.factor_init, FACTOR_INITS)
+        check_choice("balance_loss", self.balance_loss, BALANCE_FORMS)
+        if self.router == "dense" and self.balance_loss.startswith("switch"):
+            raise ValueError(
+                f"balance_loss '{self.balance_loss}' is a constant with the router 'dense'; take cv_squared, "
+                "mean_probability or none"
+            )
         if self.experts_per_token < 1:
             raise ValueError(f"experts_per_token must be at least 1, found {self.experts_per_token}")
         groups(self.shape)
@@ -79,8 +102,13 @@ def attach(model, settings, context):
         alpha=settings.alpha,
         dropout=settings.dropout,
         experts=allocated(context.shapes, settings),
-        router="top_k",
-        router_init="kaiming_uniform",
+        router=settings.router,
+        router_init=settings.router_init,
+        init_router_std=settings.init_router_std,
+        factor_init=settings.factor_init,
+        train_router=settings.train_router,
+        top_p=settings.top_p,
+        expert_capacity=settings.capacity,
         experts_per_token=settings.experts_per_token,
         balance_loss=settings.balance_loss,
         balance_coefficient=settings.balance_coefficient,
@@ -91,8 +119,16 @@ def attach(model, settings, context):
 
 def parameters(shapes, settings, context) -> Counts:
     """Return Σ_j E_j·r·(inputs + outputs) + E_j·inputs (router, where E_j > 1), plus the head."""
-    adapted = shapes.select(settings.modules)
-    return mixture_counts(adapted, settings.r, allocated(shapes, settings), settings.experts_per_token, context)
+    # a token uses k experts of top_k, one of switch, and as many as there are of the others at the most
+    used = {"top_k": settings.experts_per_token, "switch": 1}.get(settings.router)
+    return mixture_counts(
+        shapes.select(settings.modules),
+        settings.r,
+        allocated(shapes, settings),
+        used,
+        context,
+        train_router=settings.train_router,
+    )
 
 
 METHOD = Method(
@@ -104,5 +140,6 @@ METHOD = Method(
     ),
     attach=attach,
     parameters=parameters,
+    one_expert={"shape": "1", "experts_per_token": 1},
     reference="arXiv 2402.08562",
 )

@@ -18,7 +18,7 @@ from moelora.plans.placements import allocation_file
 from moelora.plans.searched import fill_search, search_document, searched_runs
 from moelora.plans.training_data import plan_data
 from moelora.plans.transfer import as_transfer, check_transfers, transfer_document, wanted_tasks
-from moelora.plans.variants import Variant, choose_variants, is_untrained
+from moelora.plans.variants import Variant, choose_variants, is_untrained, lineage
 from moelora.tasks.protocols import LM_EVAL, put_under
 
 
@@ -43,7 +43,7 @@ def expand(
         source = str(suite)
         suite = config_dir.load_suite(suite)
     variants = choose_variants(suite, config_dir, source)
-    check_regimes(suite, {variant.name for variant in variants}, source)
+    check_regimes(suite, {name for variant in variants for name in lineage(variant)}, source)
     check_limits(suite, source)
     check_filter(suite, source)
     check_sampling(suite, source)
@@ -216,7 +216,7 @@ def _runs(suite, config_dir, model, task, members, variant, source, forgetting):
             continue
         label = layout.label(variant.name, regime, len(suite["regimes"]))
         pending: dict[str, Any] = {}
-        training = merge_training(suite, config_dir, regime, task, variant.name, model)
+        training = merge_training(suite, config_dir, regime, task, variant, model)
         training = plan_sampling(training, len(members))
         if training.get("data"):
             training["data"] = plan_data(training["data"], config_dir, model, source)
@@ -226,7 +226,6 @@ def _runs(suite, config_dir, model, task, members, variant, source, forgetting):
         if variant.allocated:
             pending["allocation"] = allocation_file(variant, model["name"], task)
             pending["allocation_settings"] = dict(variant.allocation)
-        check_loss(training, regime, members)
         if variant.match:
             mixture = variant.match
             pending["match"] = {
@@ -235,9 +234,12 @@ def _runs(suite, config_dir, model, task, members, variant, source, forgetting):
                 "settings": dict(mixture.settings),
                 "allocation": allocation_file(mixture, model["name"], task),
             }
+            if variant.control["kind"] == "equal_active":
+                pending["match"]["count"] = "active"
         elsewhere = ("separate_job", "protocol")  # no part of a number, and part of the tasks
         evaluation = {key: value for key, value in suite["evaluation"].items() if key not in elsewhere}
         protocol = {**suite["evaluation"], **rules.get("evaluation", {})}.get("protocol", LM_EVAL)
+        check_loss(training, regime, members, protocol)
         documents = [put_under(member, protocol, source) for member in members]
         seeds = rules["seeds"][:1] if untrained or variant.abilities.deterministic else rules["seeds"]
         for seed in seeds:
@@ -266,18 +268,19 @@ def _runs(suite, config_dir, model, task, members, variant, source, forgetting):
 
 
 def merge_training(
-    suite, config_dir: ConfigDir, regime: str, task: str, variant: str, model: Mapping[str, Any]
+    suite, config_dir: ConfigDir, regime: str, task: str, variant: Variant, model: Mapping[str, Any]
 ) -> dict:
     """Return the training settings of a run.
 
-    They are the suite's, then the regime's, then the regime's for the task, then the variant's own, then defaults.
+    They are the suite's, then the regime's, then the regime's for the task, then the variant's own, then defaults. A
+    variant's own are first those of what it was made from, by a sweep or as a changed form of a mixture.
     """
     merged: dict[str, Any] = {}
     layers = (
         suite["training"],
         suite["regimes"][regime].get("training", {}),
         suite["regimes"][regime].get("training_by_task", {}).get(task, {}),
-        suite["training_by_variant"].get(variant, {}),
+        *(suite["training_by_variant"].get(name, {}) for name in lineage(variant)),
     )
     for layer in layers:
         if layer.get("epochs") is not None:

@@ -205,6 +205,8 @@ class Expansion:
                         "match": variant.match.name if variant.match else None,
                         "allocation": variant.allocation,
                         "placement": variant.placement,
+                        "control": variant.control,
+                        "sweep": variant.sweep,
                     }
                     for variant in self.variants
                 ],

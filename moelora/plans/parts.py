@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from moelora.errors import ConfigError, nearest
-from moelora.plans.variants import Variant
+from moelora.plans.variants import Variant, lineage
+from moelora.tasks.protocols import LM_EVAL
 
 SWITCHES = {"loss_on": "answers", "end_of_text": False, "checkpointing": False}
 """Training settings that a plan holds only where they differ from this."""
@@ -15,18 +16,23 @@ def without_defaults(training: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in training.items() if key not in SWITCHES or value != SWITCHES[key]}
 
 
-def check_loss(training: Mapping[str, Any], regime: str, tasks: list[dict]) -> None:
-    """Refuse switches of a decoder's loss for tasks with a head.
+def check_loss(training: Mapping[str, Any], regime: str, tasks: list[dict], protocol: str) -> None:
+    """Refuse switches of a decoder's text and loss for tasks with a head, and another prompt where a protocol has its.
 
     Raises:
         ConfigError: as said.
     """
-    asked = [key for key in ("loss_on", "end_of_text") if key in training]
+    asked = [key for key in ("loss_on", "end_of_text", "prompt") if key in training]
     labelled = [task["name"] for task in tasks if task["kind"] != "multiple_choice"]
     if asked and labelled:
         raise ConfigError(
             f"'{asked[0]}' in the training of regime '{regime}' is about the tokens of a decoder, but task "
             f"'{labelled[0]}' is scored with a head; give it to regimes of decoders only"
+        )
+    if "prompt" in training and protocol != LM_EVAL:
+        raise ConfigError(
+            f"'prompt' in the training of regime '{regime}' stands around lm-eval's prompt, but the regime is scored "
+            f"under protocol '{protocol}', whose own training text it would change; leave it out"
         )
 
 
@@ -74,11 +80,11 @@ def check_shares(suite: Mapping[str, Any], variants: list[Variant], source: str)
 
 
 def families(variant: Variant) -> set[str]:
-    """Return the names by which a regime may have a variant: its own, its mixture's, and that of what was placed."""
-    found = {variant.name}
+    """Return the names by which a regime may have a variant: its own, what it was made from, its mixture's, and what was placed."""
+    found = set()
     for one in (variant, variant.match):
         if one is not None:
-            found |= {one.name} | ({one.placement["variant"]} if one.placement else set())
+            found |= set(lineage(one)) | ({one.placement["variant"]} if one.placement else set())
     return found
 
 

@@ -93,4 +93,6 @@ def allocation_file(variant: Any, model: str, task: str) -> "str | None":
     if not variant.allocated:
         return None
     own = variant.allocation["tasks"] == "own"
-    return layout.allocation(model, variant.name, task if own else None)
+    # a changed form of a mixture has the mixture's experts, whatever its own would cost
+    name = variant.control["of"] if variant.control else variant.name
+    return layout.allocation(model, name, task if own else None)

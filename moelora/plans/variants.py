@@ -1,4 +1,4 @@
-"""Which variants a suite compares: those it names, those that enrolled themselves, and the matched LoRA controls."""
+"""Which variants a suite compares: those it names, those that enrolled themselves, and the controls of mixtures."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,18 +7,19 @@ from typing import Any
 from moelora.config import ConfigDir
 from moelora.errors import ConfigError, nearest
 from moelora.methods import get_method, method_names
+from moelora.plans.controls import equal_lora_of, make_controls, wanted_controls
 from moelora.plans.placements import place_variants
-
-MATCH_PREFIX = "lora-match-"
+from moelora.plans.sweeps import sweep_variants
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
     """A method with settings.
 
-    ``match`` is the mixture whose trainable parameters a LoRA control is to come near, ``allocation`` says how experts
+    ``match`` is the mixture whose parameters a LoRA control is to come near, ``allocation`` says how experts
     per module are found where the method wants that, and ``placement`` from which entry of ``placements`` it comes:
-    ``variant``, ``strategy`` and ``budget``.
+    ``variant``, ``strategy`` and ``budget``. A control says in ``control`` whose it is (``of``) and of which ``kind``,
+    and a variant made by a sweep in ``sweep`` from which ``variant`` and by which ``levels``.
     """
 
     name: str
@@ -29,6 +30,8 @@ class Variant:
     match: "Variant | None" = None
     allocation: Mapping[str, Any] | None = None
     placement: Mapping[str, "str | None"] | None = None
+    control: Mapping[str, str] | None = None
+    sweep: Mapping[str, Any] | None = None
 
     @property
     def allocated(self) -> bool:
@@ -57,8 +60,8 @@ def load_variants(config_dir: ConfigDir) -> tuple[dict[str, Variant], list[dict]
             raise ConfigError(f"{path}: unknown method '{name}'{nearest(name, method_names())}")
         method = get_method(name)
         for variant, settings in document["variants"].items():
-            if variant in variants or variant.startswith(MATCH_PREFIX):
-                other = origin.get(variant, "the matched LoRA controls")
+            if variant in variants or equal_lora_of(variant):
+                other = origin.get(variant, "the LoRA controls of mixtures")
                 raise ConfigError(f"{path}: variant '{variant}' is already taken by {other}; choose another name")
             try:
                 filled = method.all_settings(settings or {})
@@ -76,12 +79,13 @@ def load_variants(config_dir: ConfigDir) -> tuple[dict[str, Variant], list[dict]
 
 
 def choose_variants(suite: Mapping[str, Any], config_dir: ConfigDir, source: str) -> list[Variant]:
-    """Return the variants of a suite in table order: named, enrolled, then each mixture's matched LoRA after it.
+    """Return the variants of a suite in table order: named, enrolled, then each mixture's controls after it.
 
-    A variant with ``placements`` is replaced by its placements.
+    A variant with ``sweeps`` or ``placements`` is replaced by what these make of it.
 
     Raises:
-        ConfigError: the suite names a variant that no method file defines, or an allocation cannot be meant.
+        ConfigError: the suite names a variant that no method file defines, a sweep or control cannot be meant, or an
+            allocation cannot.
     """
     known, documents = load_variants(config_dir)
 
@@ -91,49 +95,43 @@ def choose_variants(suite: Mapping[str, Any], config_dir: ConfigDir, source: str
         return known[name]
 
     chosen = {name: find(name, "variants") for name in suite["variants"]}
-    matched = set(suite["match"])
+    wanted = wanted_controls(suite)
+    matches = any("equal_trainable" in kinds for kinds in wanted.values())
     for document in documents:
         if suite["name"] in document["enrol"]:
             for name in document["default_variants"]:
                 if name not in chosen:
                     chosen[name] = known[name]
-                    if matched and known[name].abilities.mixture:  # where mixtures have controls, all have
-                        matched.add(name)
-    placed = place_variants(suite, chosen, config_dir.schema("suite"), source)
-    there = {*placed, *(child.name for children in placed.values() for child in children)}
-    for name in suite["match"]:
-        if name not in there and find(name, "match"):
-            raise ConfigError(f"{source}: 'match' names '{name}', which is not among 'variants'; add it there")
-    ordered = []
-    for name, children in placed.items():
-        for variant in children:
-            ordered.append(variant)
-            if matched & {name, variant.name}:
-                ordered.append(matched_lora(variant))
-    return ordered
+                    if matches and known[name].abilities.mixture:  # where mixtures have controls, all have
+                        wanted.setdefault(name, set()).add("equal_trainable")
+    swept = sweep_variants(suite, chosen, known, source)
+    placed = place_variants(suite, swept, config_dir.schema("suite"), source)
+    children = [child for found in placed.values() for child in found]
+    there = {name for child in children for name in lineage(child)} | set(placed)
+    for key in ("match", "controls"):
+        for name in suite[key]:
+            if name not in there and find(name, key):
+                raise ConfigError(f"{source}: '{key}' names '{name}', which is not among 'variants'; add it there")
+    ordered: dict[str, Variant] = {}
+    for name, found in placed.items():
+        for variant in found:
+            kinds = {kind for own in {name, *lineage(variant)} for kind in wanted.get(own, ())}
+            for one in (variant, *make_controls(variant, kinds, source)):
+                if one.name in ordered or (one.control and one.name in (known.keys() | swept.keys())):
+                    raise ConfigError(
+                        f"{source}: a control of '{variant.name}' is called '{one.name}', a name that is taken; rename "
+                        "the other variant"
+                    )
+                ordered[one.name] = one
+    return list(ordered.values())
 
 
-def matched_lora(mixture: Variant) -> Variant:
-    """Return plain LoRA on the mixture's modules with its scaling; the rank is solved in training.
+def lineage(variant: Variant) -> list[str]:
+    """Return the names under which a suite may speak of a variant, the most general first.
 
-    Raises:
-        ConfigError: the mixture's settings do not say a rank and an alpha.
+    These are the variant that it was swept from, the mixture that it is a changed form of, and its own.
     """
-    try:
-        scaling = mixture.settings["alpha"] / mixture.settings["r"]
-    except KeyError as error:
-        raise ConfigError(
-            f"variant '{mixture.name}' has no setting {error}, so no plain LoRA can be matched to it; "
-            "take it out of 'match' or set 'mixture=False' in its method's abilities"
-        ) from error
-    lora = get_method("lora")
-    settings = lora.all_settings(
-        {
-            "r": None,
-            "alpha": mixture.settings["alpha"],
-            "scaling": scaling,
-            "modules": mixture.settings.get("modules", "all"),
-            **({"dropout": mixture.settings["dropout"]} if "dropout" in mixture.settings else {}),
-        }
-    )
-    return Variant(f"{MATCH_PREFIX}{mixture.name}", "lora", lora.version, settings, lora.abilities, mixture)
+    names = [variant.sweep["variant"]] if variant.sweep else []
+    if variant.control and variant.match is None:
+        names.append(variant.control["of"])
+    return [*names, variant.name]

@@ -51,7 +51,18 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """One task in one regime under one protocol."""
+    """One task in one regime under one protocol.
+
+    Attributes:
+        task: The task, or `average`.
+        regime: The regime.
+        metric: The metric that is shown.
+        synthetic: Whether the task comes from a generator.
+        n_items: Items of the test set.
+        chance: What the constant answer scores.
+        protocol: How it was scored; empty for results without a record of it.
+        bounds: The interval of chance; None where the metric has none that is known.
+    """
 
     task: str
     regime: str
@@ -59,6 +70,8 @@ class Column:
     synthetic: bool
     n_items: int | None
     protocol: str = ""
+    chance: float | None = None
+    bounds: tuple[float, float] | None = None
 
 
 @dataclass
@@ -175,8 +188,9 @@ def _add_columns(
         known = [r.scores[task] for r in of_task if r.finished and task in r.scores]
         metric = known[0].main_metric if known else ""
         index = len(panel.columns)
-        n_items = known[0].n_items if known else None
-        panel.columns.append(Column(task, regime, metric, any(s.synthetic for s in known), n_items, protocol))
+        first = known[0] if known else None
+        shown = (first.n_items, protocol, first.chance, first.chance_bounds) if first else (None, protocol)
+        panel.columns.append(Column(task, regime, metric, any(s.synthetic for s in known), *shown))
         for variant in panel.variants:
             mine = [r for r in of_task if r.variant == variant]
             lent = [r for r in borrowed if r.variant == variant and task in r.scores and has(r, task)]
@@ -220,10 +234,10 @@ def _share_spread(panel: Panel, index: int) -> None:
 
 def _is_chance(runs: Sequence[Run], task: str, mean: float) -> bool:
     """Return whether a score can't be told from the constant answer's."""
-    first = runs[0].scores[task]
-    if stats.is_proportion(first.main_metric) and first.chance is not None:
-        return stats.within_chance(mean, first.chance, first.n_items)
-    # No binomial belongs to F1 or a correlation: the record compared its interval with the constant answer.
+    bounds = runs[0].scores[task].chance_bounds
+    if bounds is not None:
+        return stats.lies_within(mean, bounds)
+    # Where no interval of chance is known the record compared the score's own with the constant answer.
     flags = [r.scores[task].within_chance for r in runs]
     return 2 * sum(flags) > len(flags)
 

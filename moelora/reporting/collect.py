@@ -4,6 +4,10 @@ One row is a record × scored task × metric, with the whole record as JSON besi
 can be queried as it is and the report needs no other file. The row of a task's main metric also carries
 the scored items, which the intervals are made from. A run that did not finish is a row without a metric.
 Where runs kept their routers' choices, each carries how it agrees with the other seeds of its variant, as JSON.
+
+``chance`` is what the constant answer scores, ``chance_low`` and ``chance_high`` how far luck carries answers that know
+nothing, and ``within_chance`` whether the score lies between them. Where no such interval is known (macro F1) the flag
+is the record's, whose rule is another: that the score's own interval reaches down to the constant answer.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from moelora import stats
 from moelora.errors import RecordError
 from moelora.files import atomic_write_bytes, canonical_json, read_json, sha256_file
 from moelora.records import read_record
@@ -44,6 +49,8 @@ SCHEMA = pa.schema(
         ("is_main", pa.bool_()),
         ("n_items", pa.int64()),
         ("chance", pa.float64()),
+        ("chance_low", pa.float64()),
+        ("chance_high", pa.float64()),
         ("within_chance", pa.bool_()),
         ("interval_low", pa.float64()),
         ("interval_high", pa.float64()),
@@ -182,14 +189,19 @@ def _rows(record: dict[str, Any], file: Path) -> Iterator[dict[str, Any]]:
         low, high = score.get("interval") or (None, None)
         for metric, value in sorted(score["metrics"].items()):
             is_main = metric == score["main_metric"]
+            chance = score.get("chance") if is_main else (score.get("majority") or {}).get(metric)
+            bounds = None if chance is None else stats.chance_bounds(metric, chance, score["n_items"])
+            flag = score.get("within_chance") if is_main else None
             row = head | {
                 "scored_task": task,
                 "metric": metric,
                 "value": value,
                 "is_main": is_main,
                 "n_items": score["n_items"],
-                "chance": (score.get("majority") or {}).get(metric, score.get("chance") if is_main else None),
-                "within_chance": score.get("within_chance") if is_main else None,
+                "chance": chance,
+                "chance_low": bounds and bounds[0],
+                "chance_high": bounds and bounds[1],
+                "within_chance": flag if bounds is None else stats.lies_within(value, bounds),
                 "interval_low": low if is_main else None,
                 "interval_high": high if is_main else None,
                 "protocol": score.get("protocol"),

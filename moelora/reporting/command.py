@@ -17,10 +17,12 @@ from moelora.records.speed import read_speed
 from moelora.reporting import (
     allocation_tables,
     cells,
+    chance,
     figures,
     forgetting,
     multitask,
     provenance,
+    rates,
     render,
     routing_tables,
     search,
@@ -127,6 +129,8 @@ def write_report(
         for t in (
             significance.significance_table(significance.contrasts(panels)),
             significance.ranks_table(panels),
+            chance.chance_table(suite, panels),
+            rates.rates_table(suite, rates.curves(suite)),
             multitask.interference_table(suite, effects),
             multitask.mixtures_table(suite, panels),
             forgetting.forgetting_table(suite, panels),

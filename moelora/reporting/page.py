@@ -46,9 +46,19 @@ _DATA = {
     "allocation": ("experts", "sensitivity"),
     "stability": ("stability",),
     "curves": ("curves",),
+    "rates": ("rates",),
     "search": ("search",),
 }
 """Tables, below `tables/`, that hold what the figures of a family show; a figure may name its own instead."""
+
+QUESTION = {
+    "why": "Why it is asked",
+    "varies": "What varies",
+    "holds": "What stays the same",
+    "reads": "How to read it",
+    "limits": "What it can't show",
+}
+"""The parts of a suite's question after what it asks, and their headings."""
 
 _FOLDED = frozenset({"overlap", "routers", "experts", "load", "allocation", "curves"})
 """Families of which the page opens the first figure only: there are many, and they are looked up."""
@@ -117,6 +127,8 @@ def page(content: Content) -> str:
         folded=_FOLDED,
         interference_figures=[f for f in content.figures if f.family == "interference"],
         forgetting_figures=[f for f in content.figures if f.family == "forgetting"],
+        rates_figures=[f for f in content.figures if f.family == "rates"],
+        question_words=QUESTION,
         search_figures=[f for f in content.figures if f.family == "search"],
         environments=provenance.environments(content.suite),
         facts=_facts(content.suite),

@@ -64,7 +64,7 @@ def placed(suite: Suite) -> list[Placed]:
     found: dict[tuple[str, str, str | None], Placed] = {}
     for run in suite.runs:
         allocation = run.record.get("allocation")
-        if not allocation or suite.matched_to(run.variant):
+        if not allocation or suite.control(run.variant):
             continue
         own = (allocation.get("settings") or {}).get("tasks") == "own"
         key = (run.model, run.variant, run.task if own else None)

@@ -49,7 +49,7 @@ def headline_csv(found: Iterable[Panel]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     text.write(
         "model,trained_on,regime,task,metric,synthetic,variant,method,trainable,active,mean,low,high,seeds,"
-        "n_items,within_chance,best,borrowed,lost,reason\n"
+        "n_items,chance,chance_low,chance_high,within_chance,best,borrowed,lost,reason\n"
     )
     for panel in found:
         for variant in panel.variants:
@@ -59,12 +59,14 @@ def headline_csv(found: Iterable[Panel]) -> str:
                 cell = panel.cells[variant, index]
                 e = cell.estimate
                 numbers = [f"{e.mean:.6f}", f"{e.low:.6f}", f"{e.high:.6f}", e.n_seeds] if e else ["", "", "", 0]
+                known = (column.chance, *(column.bounds or (None, None)))
+                chance = ["" if value is None else f"{value:.6f}" for value in known]
                 reasons = sorted({f"{r.status}: {r.reason or ''}".strip() for r in cell.lost})
                 writer.writerow(
                     [
                         *(panel.model, panel.mixture or "", column.regime, column.task, column.metric),
                         *(int(column.synthetic), variant, panel.suite.method(variant), *shown, *numbers),
-                        *(column.n_items or "", int(cell.within_chance), int(cell.best), int(cell.borrowed)),
+                        *(column.n_items or "", *chance, int(cell.within_chance), int(cell.best), int(cell.borrowed)),
                         *(len(cell.lost), "; ".join(reasons)),
                     ]
                 )
@@ -165,7 +167,7 @@ _TEX = {
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "−": "$-$", "×": r"$\times$", "†": r"$\dagger$",
     "‡": r"$\ddagger$",
     "°": r"$^{\circ}$", "–": "--", "“": "``", "”": "''", "↳": r"$\hookrightarrow$", "→": r"$\to$", "<": r"$<$",
-    ">": r"$>$", "…": r"\dots{}",
+    ">": r"$>$", "…": r"\dots{}", "≥": r"$\geq$", "≤": r"$\leq$", "±": r"$\pm$", "√": r"$\surd$",
 }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from moelora import stats
 from moelora.plans import layout
+from moelora.plans.controls import CONTROLS, LORA_PREFIXES, control_name, equal_lora_of
 from moelora.reporting import words
 
 
@@ -51,6 +52,13 @@ class Score:
     def value(self) -> float:
         """The main metric."""
         return self.metrics[self.main_metric]
+
+    @property
+    def chance_bounds(self) -> tuple[float, float] | None:
+        """The interval of chance of the main metric; None where none is known."""
+        if self.chance is None:
+            return None
+        return stats.chance_bounds(self.main_metric, self.chance, self.n_items)
 
     def item_draws(self, key: str) -> np.ndarray:
         """Return the main metric in each resample of the items, shape (B,).
@@ -134,8 +142,9 @@ class Suite:
         self.name = str(self.document.get("name") or (self.runs[0].record["suite"] if self.runs else "empty"))
         self.title = str(self.document.get("title") or self.name)
         self.description = str(self.document.get("description") or "")
+        self.question: Mapping[str, str] = self.document.get("question") or {}
         self._methods = {r.variant: r.method for r in self.runs}
-        self._matches = {r.variant: r.record["match"]["variant"] for r in self.runs if r.record.get("match")}
+        self._controls = self._all_controls()
         self._variant_rank = {name: i for i, name in enumerate(self._variant_order())}
         self._task_rank = {name: i for i, name in enumerate(self._task_order())}
 
@@ -212,7 +221,7 @@ class Suite:
         return next((v.get("placement") for v in expanded if v["name"] == variant), None)
 
     def label(self, variant: str) -> str:
-        """Return the variant's name in a table; a matched LoRA is named for its mixture and its rank."""
+        """Return the variant's name in a table; a control is named for its mixture, a LoRA among them for its rank."""
         return self._labels[variant]
 
     @cached_property
@@ -220,25 +229,41 @@ class Suite:
         labels = {}
         for variant, method in self._methods.items():
             labels[variant] = words.variant_label(variant, method)
-            target = self.matched_to(variant)
-            if target is not None:
+            if (control := self.control(variant)) is not None:
+                kind, mixture = control
                 ranks = sorted(
                     {r.record["match"]["rank"] for r in self.runs if r.variant == variant and r.record.get("match")}
                 )
                 rank = f" (r {ranks[0]})" if len(ranks) == 1 else f" (r {ranks[0]} to {ranks[-1]})" if ranks else ""
-                labels[variant] = (
-                    f"LoRA as large as {words.variant_label(target, self._methods.get(target, target))}{rank}"
-                )
+                whose = words.variant_label(mixture, self._methods.get(mixture, mixture))
+                labels[variant] = words.control_label(kind, whose) + rank
         return labels
 
     def method(self, variant: str) -> str:
         """Return the method a variant belongs to."""
         return self._methods[variant]
 
+    def control(self, variant: str) -> tuple[str, str] | None:
+        """Return the kind of a control and the mixture that it stands beside, or None."""
+        return self._controls.get(variant) or equal_lora_of(variant)
+
     def matched_to(self, variant: str) -> str | None:
-        """Return the mixture that a matched LoRA stands beside, or None."""
-        prefix = "lora-match-"  # a run that failed before it was matched has nothing but its name
-        return self._matches.get(variant) or (variant.removeprefix(prefix) if variant.startswith(prefix) else None)
+        """Return the mixture that a LoRA of equal parameters, trainable or active, stands beside, or None."""
+        kind, mixture = self.control(variant) or (None, None)
+        return mixture if kind in LORA_PREFIXES else None
+
+    def _all_controls(self) -> dict[str, tuple[str, str]]:
+        """Return the controls that the suite or the records name; a record alone names LoRA controls only."""
+        kinds = {"trainable": "equal_trainable", "active": "equal_active"}
+        found = {
+            r.variant: (kinds[r.record["match"].get("count", "trainable")], r.record["match"]["variant"])
+            for r in self.runs
+            if r.record.get("match")
+        }
+        for variant in (self.document.get("expanded") or {}).get("variants") or []:
+            if control := variant.get("control"):
+                found[variant["name"]] = (control["kind"], control["of"])
+        return found
 
     def _variant_order(self) -> list[str]:
         expanded = [v["name"] for v in (self.document.get("expanded") or {}).get("variants") or []]
@@ -249,10 +274,11 @@ class Suite:
         last = [v for v in ("full",) if v in present or v in declared]
         order: list[str] = list(first)
         for variant in [*declared, *rest]:
-            if variant in order or variant in last or self.matched_to(variant) in present:
+            _, mixture = self.control(variant) or (None, None)
+            if variant in order or variant in last or mixture in present:
                 continue
             order.append(variant)
-            order += [v for v in sorted(present) if self.matched_to(v) == variant]
+            order += [v for kind in CONTROLS if (v := control_name(kind, variant)) in present]
         return order + last
 
     def _task_order(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which methods can be told from plain LoRA, and which mixtures from a LoRA as large, seeds being random."""
+"""Which methods can be told from plain LoRA, and which mixtures from their controls, seeds being random."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Contrast:
 
 
 def contrasts(found: Sequence[Panel]) -> list[Contrast]:
-    """Return every contender against plain LoRA, and every mixture against its LoRA as large, panel by panel."""
+    """Return every contender against plain LoRA, and every mixture against each of its controls, panel by panel."""
     result = []
     for panel in found:
         for regime, _indexes in panel.regimes:
@@ -133,10 +133,10 @@ def ranks_table(found: Sequence[Panel]) -> Table:
 def _pairs(panel: Panel) -> Iterator[tuple[str, str]]:
     if BASELINE in panel.variants:
         yield from ((v, BASELINE) for v in panel.contenders if v != BASELINE)
-    for control in panel.variants:
-        mixture = panel.suite.matched_to(control)
+    for variant in panel.variants:
+        _, mixture = panel.suite.control(variant) or (None, None)
         if mixture in panel.variants:
-            yield mixture, control
+            yield mixture, variant
 
 
 def _shared(first: Cell, second: Cell) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from moelora.plans.controls import SUFFIXES
 from moelora.reporting import words
 from moelora.reporting.cells import AVERAGE, Interference, Panel, difference
 from moelora.reporting.diagnostics import blocks, routers
@@ -38,9 +39,13 @@ def summarise(
     best = [s for panel in panels for regime, _ in panel.regimes for s in _winner(panel, regime)]
     if best:
         found.append(Finding("The best, and what can't be told from it", tuple(best)))
-    matched = [s for panel in panels for s in _matched(panel)]
-    if matched:
-        found.append(Finding("Against LoRA with equal parameters", tuple(matched)))
+    for topic, kinds in (
+        ("Against LoRA with equal parameters", ("equal_trainable",)),
+        ("Against their other controls", ("equal_active", *SUFFIXES)),
+    ):
+        lines = tuple(s for panel in panels for s in _controlled(panel, kinds))
+        if lines:
+            found.append(Finding(topic, lines))
     lines = _interference(suite, effects)
     if lines:
         found.append(Finding("Interference between tasks", lines))
@@ -104,31 +109,37 @@ def _winner(panel: Panel, regime: str) -> list[str]:
     return [f"{start}; the others are distinguishably lower.{after}"]
 
 
-def _matched(panel: Panel) -> list[str]:
+def _controlled(panel: Panel, kinds: Sequence[str]) -> list[str]:
+    """Return a sentence for each mixture and control of these kinds."""
     lines = []
     for regime, _indexes in panel.regimes:
         index, chance = panel.summary_column(regime), []
         regime_words = words.regime_label(regime).lower() if len(panel.regimes) > 1 else ""
         where = ", ".join(x for x in (panel.model, panel.mixture or "", regime_words) if x)
         for variant in panel.variants:
-            mixture = panel.suite.matched_to(variant)
-            if mixture is None or (mixture, index) not in panel.cells:
+            kind, mixture = panel.suite.control(variant) or (None, None)
+            if kind not in kinds or (mixture, index) not in panel.cells:
                 continue
             mine, control = panel.cells[mixture, index], panel.cells[variant, index]
             if not (mine.scores and control.scores):
                 continue
             if mine.within_chance and control.within_chance:
-                chance.append(panel.suite.label(mixture))
+                chance.append(_against(panel.suite, mixture, variant, kind))
                 continue
             d = difference(mine, control)
             verdict = "higher" if d.low > 0 else "lower" if d.high < 0 else "not distinguishable"
             lines.append(
-                f"{panel.suite.label(mixture)} ({where}): {words.signed(d.mean)} points "
+                f"{_against(panel.suite, mixture, variant, kind)} ({where}): {words.signed(d.mean)} points "
                 f"[{words.signed(d.low)}, {words.signed(d.high)}], {verdict}."
             )
         if chance:
             lines.append(f"{words.listing(chance)} ({where}): within chance, as is the control.")
     return lines
+
+
+def _against(suite: Suite, mixture: str, variant: str, kind: str) -> str:
+    """Return the mixture's name, and that of its control where the topic does not say it."""
+    return suite.label(mixture) + ("" if kind == "equal_trainable" else f" against {suite.label(variant)}")
 
 
 def _interference(suite: Suite, effects: Sequence[Interference]) -> tuple[str, ...]:

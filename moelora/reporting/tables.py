@@ -47,7 +47,7 @@ def headline(panel: Panel, unproven: Mapping[str, str] | None = None) -> Table:
         if why:
             marked[words.method_label(suite.method(variant))] = why
         entries = [Entry(panel.label(variant) + (UNPROVEN if why else ""), title=why), _parameters(panel, variant)]
-        entries += [score_entry(panel.cells[variant, i]) for i in range(len(panel.columns))]
+        entries += [score_entry(panel.cells[variant, i], column.bounds) for i, column in enumerate(panel.columns)]
         rows.append(Row(entries, _kind(panel, variant)))
     return Table(
         panel.title,
@@ -68,8 +68,13 @@ def unproven_note(marked: Mapping[str, str]) -> str:
     return "; ".join(f"{words.listing(methods)} {why}" for why, methods in reasons.items()) + "."
 
 
-def score_entry(cell: Cell) -> Entry:
-    """Return the printed form of a cell with or without a score."""
+def score_entry(cell: Cell, bounds: tuple[float, float] | None = None) -> Entry:
+    """Return the printed form of a cell with or without a score.
+
+    Args:
+        cell: The cell.
+        bounds: The interval of chance of its column, where that is known.
+    """
     if cell.estimate is None:
         if cell.lost:
             return Entry(cell.reason, marks=frozenset({"lost"}), title=_reasons(cell))
@@ -84,9 +89,10 @@ def score_entry(cell: Cell) -> Entry:
     detail = f"[{low}, {high}]"
     if cell.lost:
         detail += f" {len(cell.lost)} of {len(cell.lost) + len(cell.runs)} {_lost_words(cell)}"
-    seeds = words.plural(e.n_seeds, "seed")
-    title = f"{seeds}; 95 % interval {low} to {high}"
-    return Entry(words.points(e.mean), detail, frozenset(marks), title, first_record(cell.runs))
+    said = f"{words.plural(e.n_seeds, 'seed')}; 95 % interval {low} to {high}"
+    if "chance" in marks and bounds is not None:
+        said += f"; luck alone takes a constant answer from {words.points(bounds[0])} to {words.points(bounds[1])}"
+    return Entry(words.points(e.mean), detail, frozenset(marks), said, first_record(cell.runs))
 
 
 def first_record(runs: Sequence[Run]) -> str:
@@ -136,7 +142,8 @@ def parameters_table(suite: Suite, found: Iterable[Panel]) -> Table:
             record = runs[0].record
             counts, match = record["parameters"], record.get("match")
             parts = counts.get("parts") or {}
-            said = f"{words.count(match['target'])} asked, {words.count(match['reached'])} reached" if match else ""
+            what = f"{words.count(match['target'])} {match.get('count', 'trainable')}" if match else ""
+            said = f"{what} asked, {words.count(match['reached'])} reached" if match else ""
             body.append(
                 Row(
                     [
@@ -250,7 +257,7 @@ def _parameters(panel: Panel, variant: str) -> Entry:
 
 
 def _kind(panel: Panel, variant: str) -> str:
-    if panel.suite.matched_to(variant):
+    if panel.suite.control(variant):
         return "matched"
     return "reference" if panel.suite.method(variant) in words.REFERENCES else ""
 

@@ -55,8 +55,16 @@ MODULES = {
     "down": "down",
 }
 
-REFERENCES = ("majority", "base", "full")
-"""Methods that no table lets win: two baselines without an adapter and the bound."""
+REFERENCES = ("majority", "base", "head_only", "full")
+"""Methods that no table lets win: the baselines without an adapter and the bound."""
+
+_CONTROLS = {
+    "equal_trainable": "LoRA as large as {}",
+    "equal_active": "LoRA with the active parameters of {}",
+    "one_expert": "{} with one expert",
+    "frozen_router": "{} with a random frozen router",
+    "no_balance": "{} without balance loss",
+}
 
 _CORRELATIONS = frozenset(
     {"matthews", "matthews_correlation", "mcc", "pearson", "pearsonr", "spearman", "spearmanr"} | {"pearson_spearman"}
@@ -84,6 +92,16 @@ def variant_label(variant: str, method: str) -> str:
     if plain.startswith(stem + "-"):
         return f"{method_label(method)} {variant[len(stem) + 1 :]}"
     return variant
+
+
+def control_label(kind: str, mixture: str) -> str:
+    """Return a control's name in a table.
+
+    Args:
+        kind: one of `moelora.plans.controls.CONTROLS`.
+        mixture: the mixture's name in a table.
+    """
+    return _CONTROLS[kind].format(mixture)
 
 
 def metric_label(metric: str) -> str:

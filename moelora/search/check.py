@@ -55,10 +55,11 @@ def _check_path(path: str, at: str, variant: Any, schema: Mapping[str, Any]) -> 
     if root not in ROOTS or not inner:
         raise ConfigError(f"{at}.set' is '{path}'; expected a key below {', '.join(ROOTS)}, as in settings.r")
     if root == "settings":
-        if inner[0] not in variant.settings or len(inner) > 1:
+        known = get_method(variant.method).setting_names
+        if inner[0] not in known or len(inner) > 1:
             raise ConfigError(
                 f"{at}.set' is '{path}', but '{variant.method}' has no setting '{'.'.join(inner)}'"
-                f"{nearest('.'.join(inner), set(variant.settings))}"
+                f"{nearest('.'.join(inner), known)}"
             )
         return
     if root == "allocation" and not variant.allocated:

@@ -19,7 +19,7 @@ from moelora.stats.bootstrap import (
     pooled_spread,
     resampling_counts,
 )
-from moelora.stats.chance import chance_interval, is_proportion, within_chance
+from moelora.stats.chance import chance_bounds, chance_interval, is_proportion, lies_within, within_chance
 from moelora.stats.detectable import detectable_difference, error_of_difference, power_of
 from moelora.stats.effects import Effect, standardised_effect
 from moelora.stats.family import holm
@@ -43,6 +43,7 @@ __all__ = [
     "Verdict",
     "average_ranks",
     "average_scores",
+    "chance_bounds",
     "chance_interval",
     "combine_seeds",
     "compare_models",
@@ -55,6 +56,7 @@ __all__ = [
     "holm",
     "is_proportion",
     "item_metric",
+    "lies_within",
     "mcnemar_p",
     "normal_draws",
     "paired_difference",

@@ -43,10 +43,12 @@ class Attached:
                 f"{counts.trainable}; correct 'parameters' in moelora/methods/{self.method.name}.py"
             )
         parts = dataclasses.asdict(counts)
+        if not counts.frozen:
+            del parts["frozen"]
         return {
             "trainable": counts.trainable,
             "active": parts.pop("active"),
-            "total": self.base.shapes.total_parameters + counts.experts + counts.router,
+            "total": self.base.shapes.total_parameters + counts.experts + counts.router + counts.frozen,
             "parts": parts,
         }
 

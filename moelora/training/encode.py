@@ -13,6 +13,7 @@ from moelora.tasks.protocols import POSED
 IGNORED = -100  # label of a token that the loss leaves out
 # What the loss of a decoder counts; between the two, "all_tokens" leaves out padding.
 ANSWERS, PADDING = "answers", "all_tokens_and_padding"
+PROMPT = "{prompt}"  # where a template has the task's own prompt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,14 +50,30 @@ def encode_texts(task: Task, examples: "list[LabelledText] | tuple", tokenizer: 
     ]
 
 
-def encode_choice(task: Task, example: Choice, tokenizer: Any, max_length: int, answer: "int | None" = None) -> Encoded:
+def encode_choice(
+    task: Task,
+    example: Choice,
+    tokenizer: Any,
+    max_length: int,
+    answer: "int | None" = None,
+    template: str = PROMPT,
+) -> Encoded:
     """Tokenise a prompt with one continuation (the right one by default); the prompt is cut from the left.
 
     The split into prompt and continuation is lm-eval's: the whole text is tokenised, and what goes beyond the
     prompt's own tokens is the continuation. An end-of-text token is not appended, since scoring asks for none.
+
+    Args:
+        task: the task.
+        example: one of its examples.
+        tokenizer: of the model.
+        max_length: tokens.
+        answer: which continuation; the right one by default.
+        template: what stands around the prompt, which it has as ``{prompt}``.
     """
-    text = example.prompt + example.continuations[example.answer if answer is None else answer]
-    whole, prompt = tokenise(text, tokenizer), tokenise(example.prompt, tokenizer)
+    asked = template.replace(PROMPT, example.prompt)
+    text = asked + example.continuations[example.answer if answer is None else answer]
+    whole, prompt = tokenise(text, tokenizer), tokenise(asked, tokenizer)
     start = min(len(prompt), len(whole) - 1)
     cut = max(0, len(whole) - max_length)
     return Encoded(task.name, example.id, tuple(whole[cut:]), (), max(1, start - cut))
@@ -84,12 +101,12 @@ def tokenise(text: str, tokenizer: Any) -> list[int]:
     return ids[:-1] if ids and tokenizer.eos_token_id is not None and ids[-1] == tokenizer.eos_token_id else ids
 
 
-def encode(task: Task, examples: Any, tokenizer: Any, max_length: int) -> list[Encoded]:
-    """Tokenise examples of either kind."""
+def encode(task: Task, examples: Any, tokenizer: Any, max_length: int, template: str = PROMPT) -> list[Encoded]:
+    """Tokenise examples of either kind; ``template`` is for those of `encode_choice`."""
     if task.kind == "multiple_choice":
         if task.document.get("protocol") in POSED:
             return [encode_posed(task, example, tokenizer, max_length) for example in examples]
-        return [encode_choice(task, example, tokenizer, max_length) for example in examples]
+        return [encode_choice(task, example, tokenizer, max_length, template=template) for example in examples]
     return encode_texts(task, examples, tokenizer, max_length)
 
 
@@ -104,13 +121,15 @@ def encode_training(task: Task, limit: "int | None", tokenizer: Any, training: M
         task: the task.
         limit: how many examples.
         tokenizer: of the model.
-        training: the plan's training settings: the cut-off, and whether an answer is followed by ``end_of_text``.
+        training: the plan's training settings: the cut-off, whether an answer is followed by ``end_of_text``, and the
+            ``prompt`` where it is not the task's.
     """
     max_length, end_of_text = training["max_length"], training.get("end_of_text", False)
-    key = (task.name, limit, tokenizer.name_or_path, max_length, end_of_text)
+    template = training.get("prompt", PROMPT)
+    key = (task.name, limit, tokenizer.name_or_path, max_length, end_of_text, template)
     examples, encoded = _kept.pop(key, (None, []))
     if examples is not task.train:  # a split cut from train has the task's name too
-        encoded = encode(task, task.train[:limit], tokenizer, max_length)
+        encoded = encode(task, task.train[:limit], tokenizer, max_length, template)
         if end_of_text and tokenizer.eos_token_id is not None:
             encoded = [end_text(example, tokenizer.eos_token_id, max_length) for example in encoded]
     _kept[key] = (task.train, encoded)

@@ -12,7 +12,9 @@ from moelora.tuners.routing import Balance
 
 BALANCE_SCOPES = ("module", "layer", "model")
 BLOCK_ROUTERS = ("top_k", "top_p", "switch")
+BLOCK_BALANCE_LOSSES = ("none", *(name for name, loss in BALANCE_LOSSES.items() if not loss.takes_delta))
 ROUTER_INITS = ("normal", "kaiming_uniform")
+FACTOR_INITS = ("kaiming_uniform", "gaussian")
 FEED_FORWARD_NAMES = {
     "gated": {"gate": "gate_proj", "up": "up_proj", "down": "down_proj", "activation": "act_fn"},
     "two_matrix": {"inner": "dense", "activation": "intermediate_act_fn"},
@@ -48,6 +50,10 @@ class MoeloraConfig(PeftConfig):
         modules_to_save: Modules trained in full and saved with the adapter, such as a new head.
         router_init: "normal", or "kaiming_uniform" with a = sqrt 5, which is what a linear layer starts from.
         init_router_std: Standard deviation of the normal one.
+        train_router: Whether routers are trained. Untrained ones keep their random first values, which are saved with
+            the adapter.
+        factor_init: First values of A: "kaiming_uniform" with a = sqrt 5, or "gaussian" with standard deviation 1 / r,
+            as PEFT calls them. B is zero.
         jitter_noise: In training the router's input is multiplied by uniform noise from 1 - this to 1 + this.
         top_p: p of the router "top_p".
         expert_capacity: Of the router "switch": tokens of a sequence that one expert takes in training.
@@ -62,6 +68,8 @@ class MoeloraConfig(PeftConfig):
     modules_to_save: list[str] | None = field(default=None)
     router_init: str = field(default="normal")
     init_router_std: float = field(default=0.02)
+    train_router: bool = field(default=True)
+    factor_init: str = field(default="kaiming_uniform")
     jitter_noise: float = field(default=0.0)
     top_p: float = field(default=0.8)
     expert_capacity: int | None = field(default=None)
@@ -71,6 +79,9 @@ class MoeloraConfig(PeftConfig):
         super().__post_init__()
         _check_count("r", self.r, 1)
         _check_choice("router_init", self.router_init, ROUTER_INITS)
+        _check_choice("factor_init", self.factor_init, FACTOR_INITS)
+        if not isinstance(self.train_router, bool):
+            raise ConfigError(f"train_router is {self.train_router!r}; expected true or false")
         if not 0 <= self.jitter_noise < 1:
             raise ConfigError(f"jitter_noise is {self.jitter_noise!r}; expected a number from 0 up to but not 1")
         if not 0 < self.top_p <= 1:
@@ -214,8 +225,9 @@ class MixLoraConfig(MoeloraConfig):
             half gets one mixed row a token, but its experts' row scales need a row an expert.
         train_magnitude: Whether the magnitudes are trained and saved, or stay the row norms of the frozen weights, as
             in MoE-PEFT's code.
-        balance_coefficient: Factor of the one balance loss over all layers' routers; 0 for none. The
-            published runs used 1e-3.
+        balance_loss: Form of the one balance loss over all layers' routers: "none" or a name in
+            `moelora.losses.BALANCE_LOSSES` that asks for no types of samples. The package's is "switch_slots".
+        balance_coefficient: Its factor; 0 for none. The published runs used 1e-3.
         feed_forward_layout: "gated" (gate, up and down in one module, as Llama), "two_matrix_block" (two
             linears and an activation in one module, as Phi and GPT-NeoX) or "two_matrix" (an inner module with its
             activation and an outer linear elsewhere, as BERT).
@@ -238,6 +250,7 @@ class MixLoraConfig(MoeloraConfig):
     expert_dropout: float | None = field(default=None)
     dora: bool = field(default=False)
     train_magnitude: bool = field(default=True)
+    balance_loss: str = field(default="switch_slots")
     balance_coefficient: float = field(default=1e-3)
     feed_forward_layout: str = field(default="gated")
     feed_forward_modules: list[str] | None = field(default=None)
@@ -251,6 +264,7 @@ class MixLoraConfig(MoeloraConfig):
         _check_count("num_experts", self.num_experts, 1)
         _check_count("experts_per_token", self.experts_per_token, 1)
         _check_choice("router", self.router, BLOCK_ROUTERS)
+        _check_choice("balance_loss", self.balance_loss, BLOCK_BALANCE_LOSSES)
         if self.expert_r is not None:
             _check_count("expert_r", self.expert_r, 1)
         if self.expert_alpha is not None and not self.expert_alpha > 0:
@@ -284,18 +298,19 @@ class MixLoraConfig(MoeloraConfig):
 
     @property
     def experts_settings(self) -> "MoeloraConfig":
-        """What an expert's factors are made from: rank, alpha and dropout."""
+        """What an expert's factors are made from: rank, alpha, dropout and first values."""
         chosen = {
             "r": self.r if self.expert_r is None else self.expert_r,
             "alpha": self.alpha if self.expert_alpha is None else self.expert_alpha,
             "dropout": self.dropout if self.expert_dropout is None else self.expert_dropout,
+            "factor_init": self.factor_init,
         }
         return MoeloraConfig(**chosen)
 
     @property
     def balance(self) -> Balance:
         """How the one balance loss over all routers is formed."""
-        return Balance("switch_slots", self.balance_coefficient, "model", self.z_loss_coefficient)
+        return Balance(self.balance_loss, self.balance_coefficient, "model", self.z_loss_coefficient)
 
     @property
     def part_names(self) -> dict[str, str]:

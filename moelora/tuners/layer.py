@@ -19,7 +19,7 @@ class MoeloraLayer(BaseTunerLayer):
         routing_context: Shared with all layers of the model; told about every routing.
     """
 
-    other_param_names = ("r", "scaling", "experts", "router", "balance", "moelora_dropout")
+    other_param_names = ("r", "scaling", "experts", "router", "balance", "factor_init", "moelora_dropout")
 
     def _start(self, base_layer: nn.Module, module_name: str, context: RoutingContext) -> None:
         """Set what a layer has before any adapter; call after `nn.Module.__init__`."""
@@ -33,6 +33,7 @@ class MoeloraLayer(BaseTunerLayer):
         self.experts: dict[str, int] = {}
         self.router: dict[str, RouterSettings] = {}
         self.balance: dict[str, Balance] = {}
+        self.factor_init: dict[str, str] = {}
         self.moelora_dropout = nn.ModuleDict()
         for name in self.adapter_layer_names:
             setattr(self, name, nn.ParameterDict())
@@ -40,12 +41,13 @@ class MoeloraLayer(BaseTunerLayer):
     def _set_adapter_numbers(
         self, adapter: str, config: Any, experts: int, router: RouterSettings, balance: Balance
     ) -> None:
-        """Keep an adapter's numbers; ``config`` gives rank, scaling and dropout."""
+        """Keep an adapter's numbers; ``config`` gives rank, scaling, dropout and the factors' first values."""
         self.r[adapter] = config.r
         self.scaling[adapter] = config.scaling
         self.experts[adapter] = experts
         self.router[adapter] = router
         self.balance[adapter] = balance
+        self.factor_init[adapter] = config.factor_init
         self.moelora_dropout[adapter] = (nn.Dropout(config.dropout) if config.dropout else nn.Identity()).train(
             self.training
         )
@@ -53,16 +55,19 @@ class MoeloraLayer(BaseTunerLayer):
     def _add_factors(
         self, a: nn.ParameterDict, b: nn.ParameterDict, adapter: str, inner: int, outer: int, shared_a: bool = False
     ) -> None:
-        """Add the stacked factors of an adapter's experts: a kaiming-uniform (sqrt 5), b zero."""
+        """Add the stacked factors of an adapter's experts: a kaiming-uniform (sqrt 5) or gaussian, b zero."""
         width = self.experts[adapter] * self.r[adapter]
         first = torch.empty(self.r[adapter] if shared_a else width, inner)
-        # The fan-in is the input width whatever is stacked: each expert starts as a LoRA of its own.
-        nn.init.kaiming_uniform_(first, a=math.sqrt(5))
+        if self.factor_init[adapter] == "gaussian":
+            nn.init.normal_(first, std=1 / self.r[adapter])
+        else:
+            # The fan-in is the input width whatever is stacked: each expert starts as a LoRA of its own.
+            nn.init.kaiming_uniform_(first, a=math.sqrt(5))
         a[adapter] = nn.Parameter(first)
         b[adapter] = nn.Parameter(torch.zeros(outer, width))
 
     def _add_router(self, routers: nn.ParameterDict, adapter: str, width: int, config: Any) -> None:
-        """Add a router unless there is nothing to choose from."""
+        """Add a router unless there is nothing to choose from; PEFT keeps an untrained one frozen and saves it."""
         if self.experts[adapter] < 2:
             return
         weight = torch.empty(self.experts[adapter], width)
@@ -71,6 +76,9 @@ class MoeloraLayer(BaseTunerLayer):
         else:
             nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
         routers[adapter] = nn.Parameter(weight)
+        # a new dict: PEFT's is shared by all layers
+        others = {name: kept for name, kept in self.frozen_peft_weight_names.items() if name != adapter}
+        self.frozen_peft_weight_names = others if config.train_router else {**others, adapter: ("moelora_router",)}
 
     def _finish_adapter(self, adapter: str, inference_mode: bool) -> None:
         self._move_adapter_to_device_of_base_layer(adapter)

@@ -16,6 +16,7 @@ from moelora.reporting.figures import (
     overlap,
     pareto,
     placements,
+    rates,
     routers,
     routing,
     stability,
@@ -47,8 +48,8 @@ def draw_all(
     palette = Palette(suite)
     figures: list[Figure] = []
     families = (
-        pareto, placements, tasks, interference, forgetting, routing, overlap, routers, experts, load, allocation,
-        stability, curves,
+        pareto, placements, tasks, rates, interference, forgetting, routing, overlap, routers, experts, load,
+        allocation, stability, curves,
     )  # fmt: skip
     for family in families:
         figures += family.draw(suite, panels, effects=effects, costs=costs, stabilities=stabilities, palette=palette)

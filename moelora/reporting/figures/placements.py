@@ -33,7 +33,9 @@ def budget_lines(suite: Suite, panel: Panel, regime: str) -> dict[str, list[tupl
     index = panel.summary_column(regime)
     lines: dict[str, list[tuple[int, str]]] = {}
     for variant in panel.variants:
-        matched = suite.matched_to(variant)
+        kind, matched = suite.control(variant) or (None, None)
+        if kind not in (None, "equal_trainable"):
+            continue
         placement = suite.placement(matched or variant)
         size = panel.parameters(variant)
         if placement and size and index is not None and panel.cells[variant, index].estimate:
