@@ -59,8 +59,8 @@ class Column:
         metric: The metric that is shown.
         synthetic: Whether the task comes from a generator.
         n_items: Items of the test set.
-        chance: What the constant answer scores.
         protocol: How it was scored; empty for results without a record of it.
+        chance: What the constant answer scores.
         bounds: The interval of chance; None where the metric has none that is known.
     """
 
