@@ -80,7 +80,7 @@ def check_shares(suite: Mapping[str, Any], variants: list[Variant], source: str)
 
 
 def families(variant: Variant) -> set[str]:
-    """Return the names by which a regime may have a variant: those of its making, of its mixture, of what was placed."""
+    """Return the names by which a regime may have a variant: of its making, of its mixture, of what was placed."""
     found = set()
     for one in (variant, variant.match):
         if one is not None:
