@@ -210,6 +210,20 @@ def test_a_trained_head_alone_forgets_nothing(world, tmp_path):
     assert not changes_body(attached)
 
 
+def test_a_probe_needs_two_labels(encoder, monkeypatch):
+    import dataclasses
+
+    from moelora.evaluation.forgetting.probes import probe_change
+
+    monkeypatch.setattr(kept, "_kept", {})
+    run, _ = encoder[1]
+    attached, _ = train_run(run)
+    task = load_task(task_document("mood2"), run.data_dir)
+    alike = dataclasses.replace(task, train=tuple(x for x in task.train if x.label == 1))
+    with pytest.raises(ConfigError, match=r"have one label, .* raise 'forgetting\.probes\.examples'"):
+        probe_change(kept.Subject(attached, run.plan, run.base_dir, "cpu"), alike)
+
+
 def test_a_missing_text_is_known_before_training(world, tmp_path):
     document = plan("decoder", [task_document("pick", "multiple_choice")])
     path = write_plan(tmp_path, {**document, "forgetting": TEXT})
@@ -263,6 +277,8 @@ def test_long_documents_are_read_in_pieces_and_batches_are_small(monkeypatch):
     pieces = text_pieces(type("T", (), {"documents": documents}), Letters(), 4)
     # 4 + 4 + 2, nothing of one token, and 4; the last of the five is alone in its piece
     assert pieces == [(0, (0, 1, 2, 3)), (0, (4, 5, 6, 7)), (0, (8, 9)), (2, (0, 1, 2, 3))]
+    with pytest.raises(ConfigError, match="no document of two tokens"):
+        text_pieces(type("T", (), {"documents": ("x",), "name": "t"}), Letters(), 4)
     monkeypatch.setattr(text_module, "TOKENS", 8)
     found = list(batches(pieces))
     assert [len(batch) for batch in found] == [2, 2]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy
 import torch
 
+from moelora.errors import ConfigError
 from moelora.evaluation.forgetting.subject import Subject, interval, resampling
 from moelora.evaluation.metrics import score
 from moelora.evaluation.score import constant_answer, gold
@@ -22,14 +23,24 @@ PENALTY = 1.0  # weight of the squared norm; states are standardised, so it mean
 
 
 def probe_change(subject: Subject, task: Task) -> dict[str, Any]:
-    """Return what a probe of the base scores on the base and on the tuned model, and the interval over items."""
+    """Return what a probe of the base scores on the base and on the tuned model, and the interval over items.
+
+    Raises:
+        ConfigError: the examples to fit it on have one label.
+    """
     asked = subject.plan["forgetting"]["probes"]
     shown, held = list(task.train[: asked["examples"]]), list(task.evaluation[: asked["items"]])
     items = encode(task, held, subject.tokenizer, subject.max_length)
 
     def fit(model: torch.nn.Module) -> tuple[Any, numpy.ndarray]:
         training = encode_training(task, asked["examples"], subject.tokenizer, subject.max_length)
-        probe = fit_probe(task.kind, mean_states(subject, model, training), gold(task, shown))
+        labels = gold(task, shown)
+        if task.kind == "classification" and len(set(labels)) < 2:
+            raise ConfigError(
+                f"the first {len(shown)} training examples of task '{task.name}' have one label, so no probe can be "
+                "fitted on them; raise 'forgetting.probes.examples'"
+            )
+        probe = fit_probe(task.kind, mean_states(subject, model, training), labels)
         return probe, probe.predict(mean_states(subject, model, items))
 
     probe, before = subject.of_base(("probe", task.name, task.content, len(shown), len(held)), fit)
