@@ -139,11 +139,21 @@ def test_full_fine_tuning_is_compared_with_a_fresh_base(world, held_out, decoder
 
 
 @torch.no_grad()
-def slow_states(model, tokenizer, examples):
+def slow_states(model, tokenizer, *texts):
+    """Return the mean of the last hidden states of one text, or of two read together."""
+    tensors = tokenizer(*texts, return_tensors="pt")
+    return model(**tensors, output_hidden_states=True).hidden_states[-1][0].mean(0).double().numpy()
+
+
+def slow_features(model, tokenizer, examples):
     rows = []
-    for example in examples:
-        tensors = tokenizer(example.text, example.text_pair, return_tensors="pt")
-        rows.append(model(**tensors, output_hidden_states=True).hidden_states[-1][0].mean(0).double().numpy())
+    for x in examples:
+        if x.text_pair is None:
+            rows.append(slow_states(model, tokenizer, x.text))
+            continue
+        first, second = (slow_states(model, tokenizer, text) for text in (x.text, x.text_pair))
+        together = slow_states(model, tokenizer, x.text, x.text_pair)
+        rows.append(numpy.concatenate([together, abs(first - second), first * second]))
     return numpy.stack(rows)
 
 
@@ -160,14 +170,15 @@ def test_probes_are_those_of_a_slow_loop(world, encoder):
     for document in run.plan["forgetting"]["probes"]["tasks"]:
         task, entry = load_task(document, world / "data"), found[document["name"]]
         shown, held = task.train[:48], task.evaluation[:20]
-        states = slow_states(base, tokenizer, shown)
+        states = slow_features(base, tokenizer, shown)
+        assert states.shape[1] == (48 if task.kind == "regression" else 16)
         mean, scale = states.mean(0), states.std(0)
         linear = Ridge(alpha=1.0) if task.kind == "regression" else LogisticRegression(C=1.0, max_iter=2000)
         linear.fit((states - mean) / scale, [x.label for x in shown])
         labels = numpy.array([x.label for x in held])
         for key, model in (("base", base), ("tuned", attached.model.eval())):
             with select_head(model, "tiny-mood"):
-                said = linear.predict((slow_states(model, tokenizer, held) - mean) / scale)
+                said = linear.predict((slow_features(model, tokenizer, held) - mean) / scale)
             right = numpy.corrcoef(said, labels)[0, 1] if task.kind == "regression" else (said == labels).mean()
             assert entry[key] == pytest.approx(right, abs=1e-4)
         assert entry["drop"] == entry["base"] - entry["tuned"]
@@ -208,6 +219,20 @@ def test_a_trained_head_alone_forgets_nothing(world, tmp_path):
     assert record["status"] == "finished" and "forgetting" not in record
     attached, _ = train_run(run)
     assert not changes_body(attached)
+
+
+def test_a_probe_needs_two_labels(encoder, monkeypatch):
+    import dataclasses
+
+    from moelora.evaluation.forgetting.probes import probe_change
+
+    monkeypatch.setattr(kept, "_kept", {})
+    run, _ = encoder[1]
+    attached, _ = train_run(run)
+    task = load_task(task_document("mood2"), run.data_dir)
+    alike = dataclasses.replace(task, train=tuple(x for x in task.train if x.label == 1))
+    with pytest.raises(ConfigError, match=r"have one label, .* raise 'forgetting\.probes\.examples'"):
+        probe_change(kept.Subject(attached, run.plan, run.base_dir, "cpu"), alike)
 
 
 def test_a_missing_text_is_known_before_training(world, tmp_path):
@@ -263,6 +288,8 @@ def test_long_documents_are_read_in_pieces_and_batches_are_small(monkeypatch):
     pieces = text_pieces(type("T", (), {"documents": documents}), Letters(), 4)
     # 4 + 4 + 2, nothing of one token, and 4; the last of the five is alone in its piece
     assert pieces == [(0, (0, 1, 2, 3)), (0, (4, 5, 6, 7)), (0, (8, 9)), (2, (0, 1, 2, 3))]
+    with pytest.raises(ConfigError, match="no document of two tokens"):
+        text_pieces(type("T", (), {"documents": ("x",), "name": "t"}), Letters(), 4)
     monkeypatch.setattr(text_module, "TOKENS", 8)
     found = list(batches(pieces))
     assert [len(batch) for batch in found] == [2, 2]

@@ -1,39 +1,53 @@
 """Linear probes of an encoder: fitted on the base's hidden states, and applied as they are to the tuned model's.
 
 A probe that no longer works says that what it read has moved or gone, and not which of the two: a new probe might find
-it again. It is an upper bound of what was lost, and costs two passes over a few hundred texts; the tasks' own heads
+it again. It is an upper bound of what was lost, and costs a few passes over some hundred texts; the tasks' own heads
 cannot be compared, since they are trained with the run.
+
+A pair of texts is read both together, as its task does, and apart, as encoders of sentences were pretrained: what such
+an encoder knows of a pair is in the difference of its halves, and from the pair read together a probe of
+all-MiniLM-L6-v2 does no better on QNLI than guessing.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy
 import torch
 
+from moelora.errors import ConfigError
 from moelora.evaluation.forgetting.subject import Subject, interval, resampling
 from moelora.evaluation.metrics import score
 from moelora.evaluation.score import constant_answer, gold
 from moelora.models import select_head
-from moelora.tasks import Task
-from moelora.training.encode import Encoded, collate, encode, encode_training
+from moelora.tasks import LabelledText, Task
+from moelora.training.encode import Encoded, collate, encode
 
-PENALTY = 1.0  # weight of the squared norm; states are standardised, so it means the same for every model
+PENALTY = 1.0  # weight of the squared norm; features are standardised, so it means the same for every model
 
 
 def probe_change(subject: Subject, task: Task) -> dict[str, Any]:
-    """Return what a probe of the base scores on the base and on the tuned model, and the interval over items."""
+    """Return what a probe of the base scores on the base and on the tuned model, and the interval over items.
+
+    Raises:
+        ConfigError: the examples to fit it on have one label.
+    """
     asked = subject.plan["forgetting"]["probes"]
     shown, held = list(task.train[: asked["examples"]]), list(task.evaluation[: asked["items"]])
-    items = encode(task, held, subject.tokenizer, subject.max_length)
 
     def fit(model: torch.nn.Module) -> tuple[Any, numpy.ndarray]:
-        training = encode_training(task, asked["examples"], subject.tokenizer, {"max_length": subject.max_length})
-        probe = fit_probe(task.kind, mean_states(subject, model, training), gold(task, shown))
-        return probe, probe.predict(mean_states(subject, model, items))
+        labels = gold(task, shown)
+        if task.kind == "classification" and len(set(labels)) < 2:
+            raise ConfigError(
+                f"the first {len(shown)} training examples of task '{task.name}' have one label, so no probe can be "
+                "fitted on them; raise 'forgetting.probes.examples'"
+            )
+        probe = fit_probe(task.kind, features(subject, model, task, shown), labels)
+        return probe, probe.predict(features(subject, model, task, held))
 
     probe, before = subject.of_base(("probe", task.name, task.content, len(shown), len(held)), fit)
-    after = probe.predict(mean_states(subject, subject.model, items))
+    after = probe.predict(features(subject, subject.model, task, held))
     labels, metric = numpy.array(gold(task, held)), "pearson" if task.kind == "regression" else "accuracy"
     base, tuned = score(metric, labels, before), score(metric, labels, after)
     return {
@@ -49,14 +63,35 @@ def probe_change(subject: Subject, task: Task) -> dict[str, Any]:
     }
 
 
-def fit_probe(kind: str, features: numpy.ndarray, labels: Sequence[float]) -> Any:
-    """Return a linear probe: logistic regression, or ridge regression for grades, on standardised states.
+def features(subject: Subject, model: torch.nn.Module, task: Task, examples: list[LabelledText]) -> numpy.ndarray:
+    """Return what a probe sees of some examples: (N, D) for single texts, (N, 3 D) for pairs.
+
+    Single texts: their mean states. Pairs: the mean states j of both texts read together, and of the two read apart,
+    u and v: j, |u - v| and the product of u and v by element.
+
+    Source: |u - v| and u v by element are SentEval's (Conneau and Kiela, 2018); j beside them is ours.
+    """
+
+    def read(some: list[LabelledText]) -> numpy.ndarray:
+        return mean_states(subject, model, encode(task, some, subject.tokenizer, subject.max_length))
+
+    if examples[0].text_pair is None:
+        return read(examples)
+    u, v = (
+        read([dataclasses.replace(example, text=getattr(example, half), text_pair=None) for example in examples])
+        for half in ("text", "text_pair")
+    )
+    return numpy.hstack([read(examples), numpy.abs(u - v), u * v])
+
+
+def fit_probe(kind: str, seen: numpy.ndarray, labels: Sequence[float]) -> Any:
+    """Return a linear probe: logistic regression, or ridge regression for grades, on standardised features.
 
     Both have one optimum, so nothing is drawn.
 
     Args:
         kind: of the task.
-        features: hidden states (N, D).
+        seen: features (N, F).
         labels: classes or grades (N,).
     """
     from sklearn.linear_model import LogisticRegression, Ridge
@@ -64,7 +99,7 @@ def fit_probe(kind: str, features: numpy.ndarray, labels: Sequence[float]) -> An
     from sklearn.preprocessing import StandardScaler
 
     linear = Ridge(alpha=PENALTY) if kind == "regression" else LogisticRegression(C=1 / PENALTY, max_iter=2000)
-    return make_pipeline(StandardScaler(), linear).fit(features, numpy.asarray(labels))
+    return make_pipeline(StandardScaler(), linear).fit(seen, numpy.asarray(labels))
 
 
 def mean_states(subject: Subject, model: torch.nn.Module, examples: list[Encoded]) -> numpy.ndarray:

@@ -7,6 +7,7 @@ import numpy
 import torch
 from torch.nn import functional
 
+from moelora.errors import ConfigError
 from moelora.evaluation.forgetting.subject import Subject, interval, resampling
 from moelora.tasks.text import Text
 from moelora.training.encode import Encoded, collate
@@ -47,6 +48,9 @@ def text_pieces(text: Text, tokenizer: Any, max_length: int) -> list[Piece]:
     """Return what a model reads at a time: at most ``max_length`` tokens of one document.
 
     The first token of a piece has nothing before it and is not predicted, so pieces of one token are left out.
+
+    Raises:
+        ConfigError: nothing is left.
     """
     encoded = tokenizer(list(text.documents))["input_ids"]
     pieces = [
@@ -54,7 +58,12 @@ def text_pieces(text: Text, tokenizer: Any, max_length: int) -> list[Piece]:
         for document, ids in enumerate(encoded)
         for start in range(0, len(ids), max_length)
     ]
-    return [(document, ids) for document, ids in pieces if len(ids) > 1]
+    pieces = [(document, ids) for document, ids in pieces if len(ids) > 1]
+    if not pieces:
+        raise ConfigError(
+            f"'forgetting.text' ({text.name}) has no document of two tokens; choose another field or split"
+        )
+    return pieces
 
 
 def document_losses(
