@@ -36,6 +36,7 @@ def lm_eval_request(document: dict[str, Any]) -> "str | dict[str, Any]":
     return {"group": f"moelora_{document['name']}", "task": [{"task": name, **changes}]} if changes else name
 
 
+@functools.cache
 def shipped_folder(name: str) -> "Path | None":
     """Return the folder of lm-eval's own file that defines a task; None where no file does.
 

@@ -91,19 +91,21 @@ def test_a_prompt_that_is_too_long_keeps_its_marker_only_without_the_peculiarity
     assert rows[0][3] == 7  # " D", the likeliest where no marker stands
 
 
-def test_labels_that_begin_alike_are_told_apart_behind_what_they_share():
-    """A tokenizer by letters: every label begins with the token of the space."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+def letters_tokenizer(text, *whole):
+    """Return a tokenizer by letters, but for some words that are tokens as a whole."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
+    vocabulary = dict.fromkeys(["[PAD]", "[UNK]", "</s>", *whole, *sorted(set(text))])
+    inner = Tokenizer(models.WordLevel({token: place for place, token in enumerate(vocabulary)}, "[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Split(Regex("|".join([*whole, "."])), "isolated")
+    return PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="[PAD]", eos_token="</s>")
+
+
+def test_labels_that_begin_alike_are_told_apart_behind_what_they_share():
+    """Every label begins with the token of the space."""
     questions = [ARC[0][0]]
-    letters = sorted(set(pose(questions[0], "arc", "label-logits").prompt + "123456ABCDE"))
-    inner = Tokenizer(
-        models.WordLevel({c: i for i, c in enumerate(["[PAD]", "[UNK]", "<s>", "</s>", *letters])}, "[UNK]")
-    )
-    inner.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    inner.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="[PAD]", eos_token="</s>")
+    tokenizer = letters_tokenizer(pose(questions[0], "arc", "label-logits").prompt + "1234ABCDE")
 
     def script(words):  # behind the marker comes a space, and behind that the answer
         return {"B": 0.9, "A": 0.1} if words[-1] == " " else {"A": 0.9, "B": 0.1}
@@ -115,7 +117,31 @@ def test_labels_that_begin_alike_are_told_apart_behind_what_they_share():
     assert rows[0][3] == 4  # the letter's own token, asked where the space is due
 
 
-def test_labels_that_one_token_cannot_tell_apart_are_refused():
+@pytest.mark.parametrize("likely, said", [(0.45, 0), (0.43, 2)])
+def test_labels_of_one_and_of_two_tokens_are_ranked_by_their_probability(likely, said):
+    """Of " A" the tokenizer has one token; " B" and " C" are a space and a letter."""
+    questions = [Question("whatfloats", ("lead", "cork", "wood"), 2, ("A", "B", "C"))]
+    tokenizer = letters_tokenizer(pose(questions[0], "arc", "label-logits").prompt + "ABC", " A")
+
+    def script(words):  # " C" has eight tenths of the 0.55 that the space has
+        return {"B": 0.2, "C": 0.8} if words[-1] == " " else {" A": likely, " ": 0.55}
+
+    model = Oracle(tokenizer, script)
+    _, rows = score_tasks(model, tokenizer, [task_under("label-logits", "arc_easy", questions)])
+    assert rows[0][3] == said
+
+
+def test_beginnings_that_tell_words_apart():
+    from moelora.evaluation.protocols.label_logits import telling_beginnings
+
+    assert telling_beginnings([(1, 9), (2, 9), (3,)]) == [(1,), (2,), (3,)]
+    # as a small vocabulary has them: one letter with its space, the others letter by letter
+    assert telling_beginnings([(7, 1), (8,), (7, 3), (7, 4, 5)]) == [(7, 1), (8,), (7, 3), (7, 4)]
+    assert telling_beginnings([(7,), (7, 1)]) == [(7,), (7, 1)]
+    assert telling_beginnings([(7,), (7,)]) == [(7,), (7,)]
+
+
+def test_labels_that_cannot_be_told_apart_are_refused():
     model, _, questions = arc_model()
     poor = make_tokenizer([pose(questions[0], "arc", "label-logits").prompt])  # " A" to " E" are all unknown
     for protocol in ("label-logits", "label-logits-as-coded"):

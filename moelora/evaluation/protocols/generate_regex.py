@@ -27,7 +27,8 @@ def choose(
     """
     model.eval()
     asked = [(task.name, example) for task in tasks for example in task.evaluation[:limit]]
-    room = model.config.max_position_embeddings - NEW_TOKENS
+    positions = getattr(model.config, "max_position_embeddings", None)  # some models have no limit
+    room = positions - NEW_TOKENS if positions else 0  # from the end; zero keeps all
     prompts = [tokenise(example.prompt, tokenizer)[-room:] for _, example in asked]
     predictions = [-1] * len(prompts)
 

@@ -1,8 +1,9 @@
-"""The protocol ``label-logits``: label words ranked by one row of logits after the prompt.
+"""The protocol ``label-logits``: label words ranked by the logits after the prompt.
 
-As coded, a word stands for the last token of its encoding after a space, the row is that of the prompt's last token,
-and a prompt that is too long loses its end and with it its answer marker. Without the switch the words are encoded
-behind the prompt, tokens that all of them begin with join the prompt, and a prompt that is too long loses its start.
+As coded, a word stands for the last token of its encoding after a space, the logits are those after the prompt's last
+token, and a prompt that is too long loses its end and with it its answer marker. Without the switch words are encoded
+behind the prompt and a prompt that is too long loses its start. A word then stands for its first token; where several
+words begin with one token, for as many as tell it from the others, ranked by their probability in a row.
 """
 
 import dataclasses
@@ -17,13 +18,19 @@ from moelora.tasks import Task
 from moelora.tasks.prompts.posing import Posed
 from moelora.training.encode import tokenise
 
+Tokens = tuple[int, ...]
+
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """Tokens whose last row of logits ranks ``candidates``, token ids in the order of the label words."""
+    """What is asked for one question: the logits after the prompt and each of ``contexts``, which rank ``words``.
 
-    ids: tuple[int, ...]
-    candidates: tuple[int, ...]
+    ``contexts`` are beginnings of the words, of which one is empty; usually there is no other.
+    """
+
+    prompt: Tokens
+    words: tuple[Tokens, ...]
+    contexts: tuple[Tokens, ...]
 
 
 def make_request(example: Posed, tokenizer: Any, max_length: int) -> Request:
@@ -34,27 +41,30 @@ def make_request(example: Posed, tokenizer: Any, max_length: int) -> Request:
     """
     prompt = tokenise(example.prompt, tokenizer)
     if example.keeps_start:
-        candidates = [tokenizer(f" {word}", add_special_tokens=False)["input_ids"][-1] for word in example.words]
-        ids = prompt[:max_length]
+        words = [tuple(tokenizer(f" {word}", add_special_tokens=False)["input_ids"][-1:]) for word in example.words]
+        prompt = prompt[:max_length]
     else:
         encoded = [tokenise(example.prompt + text, tokenizer)[len(prompt) :] for text in example.continuations]
-        common = shared_length(encoded)
-        candidates = [tokens[common] if common < len(tokens) else None for tokens in encoded]
-        ids = (prompt + encoded[0][:common])[-max_length:]
-    if len(set(candidates)) < len(candidates) or None in candidates:
+        words = telling_beginnings([tuple(tokens) for tokens in encoded])
+    if len(set(words)) < len(words):
         raise ConfigError(
-            f"the label words {', '.join(example.words)} are not told apart by one token of this tokenizer "
-            f"({candidates}); score with 'lm-eval' or 'generate-regex'"
+            f"the label words {', '.join(example.words)} are not told apart by this tokenizer ({words}); score with "
+            "'lm-eval' or 'generate-regex'"
         )
-    return Request(tuple(ids), tuple(candidates))
+    contexts = sorted({word[:count] for word in words for count in range(len(word))})
+    room = max_length - max(map(len, contexts))
+    return Request(tuple(prompt[-room:]), tuple(words), tuple(contexts))
 
 
-def shared_length(texts: list[list[int]]) -> int:
-    """Return how many tokens all texts begin with."""
-    for place, tokens in enumerate(zip(*texts, strict=False)):
-        if len(set(tokens)) > 1:
-            return place
-    return min(map(len, texts))
+def telling_beginnings(words: list[Tokens]) -> list[Tokens]:
+    """Return the shortest beginning of each word that no other word has; the whole word where there is none."""
+
+    def shortest(place: int) -> Tokens:
+        word, others = words[place], words[:place] + words[place + 1 :]
+        counts = range(1, len(word) + 1)
+        return next((word[:n] for n in counts if all(other[:n] != word[:n] for other in others)), word)
+
+    return [shortest(place) for place in range(len(words))]
 
 
 def choose(
@@ -69,17 +79,26 @@ def choose(
     model.eval()
     asked = [(task.name, example) for task in tasks for example in task.evaluation[:limit]]
     requests = [make_request(example, tokenizer, max_length) for _, example in asked]
-    predictions = [0] * len(requests)
+    texts = [(request, context) for request in requests for context in request.contexts]
+    likely: dict[tuple[int, Tokens], float] = {}  # number of the request, beginning of a word → log-probability
+    numbers = [number for number, request in enumerate(requests) for _ in request.contexts]
     pad_id, device = tokenizer.pad_token_id, next(model.parameters()).device
 
     def rank(rows: list[int]) -> None:
-        logits = last_logits(model, [requests[row].ids for row in rows], pad_id, device)
-        for row, scores in zip(rows, logits, strict=True):
-            predictions[row] = int(scores[list(requests[row].candidates)].argmax())
+        ids = [texts[row][0].prompt + texts[row][1] for row in rows]
+        found = last_logits(model, ids, pad_id, device).log_softmax(-1)
+        for row, scores in zip(rows, found, strict=True):
+            request, context = texts[row]
+            size = len(context)
+            for word in request.words:
+                if len(word) > size and word[:size] == context:
+                    likely[numbers[row], word[: size + 1]] = float(scores[word[size]])
 
-    in_batches([len(request.ids) for request in requests], batch_size, rank, "label logits")
+    in_batches([len(request.prompt) + len(context) for request, context in texts], batch_size, rank, "label logits")
     scored: dict[str, dict[str, Any]] = {task.name: {"metrics": None, "items": []} for task in tasks}
-    for (name, example), prediction in zip(asked, predictions, strict=True):
+    for number, ((name, example), request) in enumerate(zip(asked, requests, strict=True)):
+        totals = [sum(likely[number, word[: n + 1]] for n in range(len(word))) for word in request.words]
+        prediction = max(range(len(totals)), key=totals.__getitem__)
         hit = float(prediction == example.answer)
         scored[name]["items"].append((example.id, example.answer, prediction, hit))
     return scored
