@@ -78,7 +78,6 @@ def train_run(run: Run) -> Any:
         examples = []
         for task in tasks:
             examples += encode_training(task, training.get("max_examples"), attached.base.tokenizer, training)
-        recompute_activations(attached.model, training)
         steps = all_steps(
             examples,
             training["batch_size"],
@@ -87,6 +86,7 @@ def train_run(run: Run) -> Any:
             max_steps=training.get("max_steps"),
             by_task=tasks[0].kind != "multiple_choice",
         )
+        recompute_activations(attached.model, training)
         seed_everything(derive_seed("training", plan["seed"]))
         result = train_loop(
             attached.model,
