@@ -16,7 +16,7 @@ import torch
 from moelora.files import atomic_write_json
 from moelora.progress import Progress, logger, start_logging
 from moelora.records.environment import environment, now
-from moelora.training.attach import Attached, attach
+from moelora.training.attach import Attached, attach, recompute_activations
 from moelora.training.device import choose_device
 from moelora.training.encode import collate
 from moelora.training.identity import open_run
@@ -34,6 +34,7 @@ class Rival:
 
     def __init__(self, attached: Attached, training: dict[str, Any]):
         self.attached = attached
+        recompute_activations(attached.model, training)
         self.optimizer, _ = make_optimizer(attached.model, training, NOMINAL_STEPS)
         self.balance = balance_of(attached.method)
         self.hooks = attached.method.make_hooks(attached.settings)

@@ -13,7 +13,7 @@ from moelora.preflight import operations
 from moelora.preflight.access import data_rows, model_row
 from moelora.preflight.counting import count_variant
 from moelora.preflight.devices import GIB, SCORING_UTILISATION, UTILISATION, Device
-from moelora.preflight.lengths import BEAMS, Length, read_facts, run_length, tuning_length
+from moelora.preflight.lengths import BEAMS, NEW_TOKENS, Length, read_facts, run_length, tuning_length
 from moelora.preflight.measured import read_throughput
 from moelora.preflight.memory import Load, remedies, trained_bytes, weight_bytes
 from moelora.shapes import Sizes, known_sizes, shapes_of
@@ -83,8 +83,7 @@ def estimate(
 
 def _load(run: Run, document: Mapping[str, Any], sizes: Sizes, counts: Counts, length: Length) -> Load:
     training, batch = run.plan["training"], run.plan["evaluation"]["batch_size"]
-    protocol = run.plan["tasks"][0]["protocol"]
-    beams = BEAMS if protocol.startswith("generate") else 1
+    beams = BEAMS if length.generated else 1
     return Load(
         sizes=sizes,
         dtype=weights_dtype(document),
@@ -96,6 +95,7 @@ def _load(run: Run, document: Mapping[str, Any], sizes: Sizes, counts: Counts, l
         score_batch=beams * batch if isinstance(batch, int) else 1,  # an automatic batch makes itself fit
         tokens=length.longest,
         checkpointing=bool(training.get("checkpointing")),
+        generated=NEW_TOKENS if length.generated else 0,
     )
 
 

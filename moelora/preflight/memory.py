@@ -83,6 +83,7 @@ class Load:
         score_batch: Texts of a forward pass in scoring.
         tokens: Of the longest text.
         checkpointing: Whether activations are computed again.
+        generated: Tokens that scoring adds to each text; 0 where it only reads.
     """
 
     sizes: Sizes
@@ -95,6 +96,7 @@ class Load:
     score_batch: int
     tokens: float
     checkpointing: bool = False
+    generated: int = 0
 
     @property
     def weights(self) -> int:
@@ -113,11 +115,16 @@ class Load:
 
     @property
     def scoring(self) -> int:
-        """Return the bytes of a forward pass in scoring, which is done in the weights' own dtype."""
+        """Return the bytes of a forward pass in scoring, which is done in the weights' own dtype.
+
+        Generating needs the logits of the last token alone, and keeps the keys and values of all.
+        """
         tokens, width = self.score_batch * self.tokens, BYTES[self.dtype]
         inside = round(tokens * block_bytes(self.sizes, width))
-        logits = logit_bytes(self.sizes, tokens, width, training=False)
-        return self.weights + 4 * self.trainable + inside + logits
+        logits = logit_bytes(self.sizes, self.score_batch if self.generated else tokens, width, training=False)
+        texts = self.score_batch * (self.tokens + self.generated) if self.generated else 0
+        cache = round(texts * width * 2 * self.sizes.key_value * self.sizes.layers)
+        return self.weights + 4 * self.trainable + inside + logits + cache
 
 
 def remedies(load: Load, room: int) -> "str | None":

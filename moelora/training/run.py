@@ -109,7 +109,6 @@ def train_run(run: Run) -> Any:
         trained_on, trained_data = training_tasks(plan, tasks)
         for task in trained_on:
             examples += encode_training(task, training.get("max_examples"), attached.base.tokenizer, training)
-        recompute_activations(attached.model, training)
         steps = all_steps(
             examples,
             training["batch_size"],
@@ -119,6 +118,7 @@ def train_run(run: Run) -> Any:
             by_task=tasks[0].kind != "multiple_choice",
             sampling=training.get("sampling"),
         )
+        recompute_activations(attached.model, training)
         seed_everything(derive_seed("training", plan["seed"]))
         result = train_loop(
             attached.model,

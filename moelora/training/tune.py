@@ -86,11 +86,11 @@ def run_trial(
     examples = []
     for task in tasks:
         examples += encode_training(task, None, attached.base.tokenizer, training)
-    recompute_activations(attached.model, training)
     steps = all_steps(
         examples, training["batch_size"], plan["seed"], epochs=training.get("epochs"),
         max_steps=training.get("max_steps"), by_task=True, sampling=training.get("sampling"),
     )  # fmt: skip
+    recompute_activations(attached.model, training)
     seed_everything(derive_seed("training", plan["seed"]))
     method = get_method(plan["method"])
     hooks = method.make_hooks(attached.settings)

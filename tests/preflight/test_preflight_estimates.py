@@ -65,6 +65,13 @@ def test_what_training_takes_by_the_stated_formula():
     assert LOAD.training == parts
 
 
+def test_generating_keeps_keys_and_values_and_only_the_last_logits():
+    reading, generating = LOAD, dataclasses.replace(LOAD, generated=32)
+    cache = 2 * 16 * (512 + 32) * 2 * 4096 * 32
+    logits = 16 * 512 * 32000 * 10 - 16 * 32000 * 10
+    assert generating.scoring == reading.scoring + cache - logits
+
+
 INTRUSIONS = [
     (30, "training.checkpointing: true", {"checkpointing": True}),
     (19.5, "training.micro_batch_size: 1", {"micro_batch": 1}),

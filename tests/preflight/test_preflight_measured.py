@@ -9,7 +9,7 @@ from moelora.methods import AttachContext, get_method
 from moelora.models import describe_model
 from moelora.preflight.memory import activation_bytes
 from moelora.shapes import known_sizes, shapes_of
-from moelora.training.attach import Attached, recompute_activations
+from moelora.training.attach import Attached
 
 COMMON = {"hidden_size": 128, "intermediate_size": 352, "num_hidden_layers": 4, "num_attention_heads": 4,
           "vocab_size": 64}  # fmt: skip
@@ -47,12 +47,11 @@ def kept_bytes(document: dict, method: str, settings: dict, checkpointing: bool)
     page = get_method(method)
     values, context = page.make_settings(settings), AttachContext(base.shapes, base.head_modules)
     attached = Attached(page.attach(model, values, context), base, page, values, context, None)
-    recompute_activations(attached.model, {"checkpointing": checkpointing})
     ids = torch.randint(0, 64, (4, 48))
     kind = "multiple_choice" if document["architecture"] == "decoder" else "classification"
     labels = ids if kind == "multiple_choice" else torch.zeros(4, dtype=torch.long)
     tensors = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
-    rival = Rival(attached, TRAINING)
+    rival = Rival(attached, {**TRAINING, "checkpointing": checkpointing})
     rival.saved_bytes(tensors, 4, kind)  # the first step also measures norms
     return rival.saved_bytes(tensors, 4, kind)
 

@@ -12,8 +12,7 @@ if SUITE["preflight"] is not None:
         localrule: True
         params:
             config_dir=os.path.relpath(CONFIG_DIR.path),
-            results=SUITE["results"],
             fingerprint=get_command_fingerprint("moelora.preflight.command"),
         shell:
-            "python -m moelora preflight {input} --config-dir {params.config_dir} --results {params.results} "
-            "--out {output} > {log} 2>&1"
+            "python -m moelora preflight {input} --config-dir {params.config_dir} "
+            "--results $(dirname $(dirname {input:q})) --out {output} > {log} 2>&1"
