@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from moelora.errors import ConfigError
-from moelora.methods import get_method
+from moelora.methods import AttachContext, Linear, ModelShapes, get_method
 
 LORA_PREFIXES = {"equal_trainable": "lora-match-", "equal_active": "lora-active-"}
 """Plain LoRA on the mixture's modules, by what its count is to come near; the rank is solved in training."""
@@ -49,6 +49,11 @@ def make_controls(mixture: Any, kinds: Iterable[str], source: str) -> list[Any]:
         ConfigError: the mixture cannot have one of them, or would be that control itself.
     """
     kinds = set(kinds)
+    if "equal_active" in kinds and _uses_all(mixture):
+        raise ConfigError(
+            f"{source}: 'controls.{mixture.name}' asks for 'equal_active', but any token may use all that "
+            f"'{mixture.name}' trains, so it would be the LoRA of 'equal_trainable'; ask for that"
+        )
     return [
         equal_lora(mixture, kind) if kind in LORA_PREFIXES else _changed(mixture, kind, source)
         for kind in CONTROLS
@@ -92,6 +97,25 @@ def equal_lora(mixture: Any, kind: str) -> Any:
         placement=None,
         sweep=None,
     )
+
+
+def _uses_all(variant: Any) -> bool:
+    """Return whether a token may use all that a variant trains, on a model made up for the purpose."""
+    method = get_method(variant.method)
+    widths = {"query": ("attention", 8, 8), "up": ("feed_forward", 8, 16), "down": ("feed_forward", 16, 8)}
+    linears = tuple(
+        Linear(f"{layer}.{kind}", kind, part, layer, inputs, outputs)
+        for layer in range(24)  # experts may differ by layer
+        for kind, (part, inputs, outputs) in widths.items()
+    )
+    shapes = ModelShapes(linears, "two_matrix", 8)
+    settings = method.make_settings(variant.settings)
+    context = AttachContext(shapes, allocation={linear.name: 64 for linear in linears})
+    try:
+        counts = method.parameters(shapes, settings, context)
+    except ConfigError:  # its modules are named as in one model, so training alone can tell
+        return False
+    return counts.active == counts.trainable
 
 
 def _changed(mixture: Any, kind: str, source: str) -> Any:

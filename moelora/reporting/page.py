@@ -53,12 +53,11 @@ _DATA = {
 
 QUESTION = {
     "why": "Why it is asked",
-    "varies": "What varies",
     "holds": "What stays the same",
     "reads": "How to read it",
     "limits": "What it can't show",
 }
-"""The parts of a suite's question after what it asks, and their headings."""
+"""The parts of a suite's question after what it asks and what varies, and their headings."""
 
 _FOLDED = frozenset({"overlap", "routers", "experts", "load", "allocation", "curves"})
 """Families of which the page opens the first figure only: there are many, and they are looked up."""

@@ -205,7 +205,8 @@ def _task(suite: Suite, task: str) -> str:
 
 
 def _trains(run: Run) -> bool:
-    return bool((run.record.get("parameters") or {}).get("trainable")) or run.status == "diverged"
+    counts = run.record.get("parameters")  # a run that was lost before it began has none
+    return not run.finished if counts is None else bool(counts["trainable"])
 
 
 def _of_trials(trials: Sequence[dict]) -> list[Point]:

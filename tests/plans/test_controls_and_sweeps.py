@@ -38,6 +38,11 @@ def test_names_of_controls_say_what_they_are():
         assert equal_lora_of(name) == ((kind, "mixlora-e4") if name.startswith("lora-") else None)
 
 
+@pytest.mark.parametrize("name", ["mixlora", "mixlora-switch", "mola", "mixlora-top1", "lora_smoe"])
+def test_sparse_mixtures_have_a_lora_of_equal_active_parameters(suite, name):
+    assert f"lora-active-{name}" in variants(only(suite, name, controls={name: ["equal_active"]}))
+
+
 def test_match_and_controls_together_make_one_control(suite):
     found = variants(only(suite, "mixlora", match=["mixlora"], controls={"mixlora": ["equal_trainable"]}))
     assert list(found) == ["mixlora", "lora-match-mixlora"]
@@ -84,6 +89,11 @@ def test_a_changed_form_is_trained_as_its_mixture_is(suite):
         (["lora"], {"mixlora": ["no_balance"]}, "'controls' names 'mixlora', which is not among 'variants'; add it"),
         (["mixlora"], {"mixlora": ["frozen"]}, "'controls.mixlora.0' is 'frozen'; did you mean 'frozen_router'?"),
         (["mixlora"], {"mixlora": []}, "'controls.mixlora'"),
+        (
+            ["dense_moe_lora"],
+            {"dense_moe_lora": ["equal_trainable", "equal_active"]},
+            "any token may use all that 'dense_moe_lora' trains, so it would be the LoRA of 'equal_trainable'",
+        ),
     ],
 )
 def test_controls_that_cannot_be_meant(suite, names, controls, expected):

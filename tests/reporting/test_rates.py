@@ -89,6 +89,13 @@ def test_runs_that_differ_in_their_rate_alone_make_a_curve(swept):
     assert found["lora"].split == rates.EVALUATION and found["mixlora"].best.rate == 1e-3
 
 
+def test_a_run_that_was_lost_before_it_began_counts_as_lost(swept):
+    run = next(r for r in swept.runs if r.variant == "lora" and r.record["plan"]["training"]["learning_rate"] == 1e-4)
+    run.record.update({"status": "failed", "parameters": None})
+    point = next(c for c in rates.curves(swept) if c.variant == "lora").points[0]
+    assert (point.lost, point.diverged, point.mean, point.tried) == (1, 0, None, 2)
+
+
 def test_runs_that_differ_in_more_do_not(swept):
     for run in swept.runs:
         if run.record["plan"]["training"]["learning_rate"] == 1e-2:

@@ -1,12 +1,15 @@
 """Controls that are trained: each does what its name says."""
 
 import dataclasses
+import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from world import plan, task_document, write_plan
 
-from moelora.files import read_json
+from moelora.errors import AdapterError
+from moelora.files import read_json, sha256_file
 from moelora.methods import AttachContext, get_method
 from moelora.models import load_base_model
 from moelora.plans.controls import make_controls
@@ -16,6 +19,7 @@ from moelora.training.attach import attach, load_adapter
 from moelora.training.encode import collate, encode_choice, encode_training
 from moelora.training.identity import open_run
 from moelora.training.matching import match_rank
+from moelora.training.parent import load_parent
 from moelora.training.run import carry_out
 
 TASK = task_document("mood")
@@ -140,6 +144,25 @@ def test_rank_of_equal_active_parameters_is_the_nearest(world, method):
     assert distances[matched.settings.r] == min(distances.values())
     larger = match_rank({**match, "count": "trainable"}, shapes)
     assert larger.settings.r >= matched.settings.r and "count" not in larger.record()
+
+
+def test_an_adapter_from_before_a_setting_was_there_has_its_default(world, tmp_path):
+    document, folder, _ = carried(world, tmp_path, control("no_balance"))
+    adapter = folder / "adapter"
+    identity = read_json(adapter / "identity.json")
+    assert identity["settings"].pop("train_router") is True
+    (adapter / "identity.json").write_text(json.dumps(identity))
+    parent = {"adapter_sha256": sha256_file(adapter / "adapter_model.safetensors")}
+    run = SimpleNamespace(adapter_dir=adapter, plan={**document, "parent": parent}, base_dir=world / "encoder")
+    attached = fresh(world, document)
+    load_parent(attached, run)
+    trained = fresh(world, document)
+    load_adapter(trained, adapter)
+    for name, one in named(trained, "moelora_").items():
+        assert torch.equal(named(attached, "moelora_")[name], one)
+    other = fresh(world, {**document, "settings": {**document["settings"], "train_router": False}})
+    with pytest.raises(AdapterError, match="setting train_router True, this run is of setting train_router False"):
+        load_parent(other, run)
 
 
 def test_untrained_magnitudes_stay_what_they_are(world, tmp_path):

@@ -31,7 +31,7 @@ def _figure(suite: Suite, model: str, split: str, regime: str, found: Sequence[C
             scored = [100 * p.mean for c in mine for p in c.points if p.mean is not None]
             bottom = min(scored, default=0.0) - 0.06 * (max(scored, default=1.0) - min(scored, default=0.0) or 1.0)
             for curve in mine:
-                _line(axes, curve, bottom, palette, suite, handles)
+                _line(axes, curve, bottom, palette, handles)
             axes.set_xscale("log")
             axes.minorticks_off()
             axes.set_title(suite.task_title(task))
@@ -54,12 +54,13 @@ def _figure(suite: Suite, model: str, split: str, regime: str, found: Sequence[C
     )
 
 
-def _line(axes, curve: Curve, bottom: float, palette: Palette, suite: Suite, handles: dict) -> None:
+def _line(axes, curve: Curve, bottom: float, palette: Palette, handles: dict) -> None:
+    """Draw a curve, the thick part of its good region, and a cross at the bottom for each rate that lost a run."""
     colour = palette.colour(curve.variant)
-    style = "--" if suite.control(curve.variant) else "-"
     usable = [p for p in curve.points if p.mean is not None]
+    rates, means = [p.rate for p in usable], [100 * p.mean for p in usable]
     (line,) = axes.plot(
-        [p.rate for p in usable], [100 * p.mean for p in usable], style, linewidth=1.3, **palette.marker(curve.variant)
+        rates, means, linestyle=palette.line(curve.variant), linewidth=1.3, **palette.marker(curve.variant)
     )
     handles.setdefault(curve.variant, line)
     region = good_region(curve.points)

@@ -106,7 +106,8 @@ def hue(place: int) -> str:
 class Palette:
     """A colour and marker for each variant, the same in all figures of a suite.
 
-    A LoRA that was matched to a mixture takes the mixture's colour and a hollow marker.
+    A LoRA that was matched to a mixture takes the mixture's colour and a hollow marker, a small one where it is matched
+    to the active parameters.
     """
 
     def __init__(self, suite: Suite) -> None:
@@ -125,6 +126,7 @@ class Palette:
         """Return the variant's marker as keywords for `plot`."""
         index = self._index.get(self._suite.matched_to(variant) or variant)
         colour = self.colour(variant)
+        kind, _ = self._suite.control(variant) or (None, None)
         hollow = self._suite.matched_to(variant) is not None
         return {
             "marker": "o" if index is None else _MARKERS[index % len(_MARKERS)],
@@ -132,8 +134,13 @@ class Palette:
             "markerfacecolor": "none" if hollow else colour,
             "markeredgecolor": colour,
             "markeredgewidth": 1.4,
-            "markersize": 6.5,
+            "markersize": 4.0 if kind == "equal_active" else 6.5,
         }
+
+    def line(self, variant: str) -> str:
+        """Return the variant's line style: broken for controls, dotted for a LoRA of equal active parameters."""
+        kind, _ = self._suite.control(variant) or (None, None)
+        return {None: "-", "equal_active": ":"}.get(kind, "--")
 
 
 @contextmanager
