@@ -223,7 +223,7 @@ def _place(suite: Suite, change: Change) -> list[Entry]:
 def _numbers(change: Change) -> list[Entry]:
     e = change.estimate
     shown, signed = (_nats, _signed_nats) if change.is_text else (words.points, words.signed)
-    marks = {"number"} | ({"best"} if change.distinguishable and not change.weak else set())
+    marks = {"number"} | ({"clear"} if change.distinguishable and not change.weak else set())
     marks |= {"single"} if e.n_seeds == 1 else set()
     marks |= {"chance"} if change.weak else set()
     return [

@@ -19,7 +19,7 @@ def interference_table(suite: Suite, found: Sequence[Interference]) -> Table:
     body = []
     for item in found:
         d = item.difference
-        marks = {"number"} | ({"best"} if d.distinguishable else set()) | ({"single"} if d.n_seeds == 1 else set())
+        marks = {"number"} | ({"clear"} if d.distinguishable else set()) | ({"single"} if d.n_seeds == 1 else set())
         change = Entry(
             words.signed(d.mean), f"[{words.signed(d.low)}, {words.signed(d.high)}]", frozenset(marks), _basis(d)
         )

@@ -96,7 +96,7 @@ def _markdown(table: Table) -> str:
 
 def _markdown_entry(entry: Entry) -> str:
     text = _cell_text(entry.text)
-    if "best" in entry.marks:
+    if entry.marks & {"best", "clear"}:
         text = f"**{text}**"
     if "single" in entry.marks:
         text = f"*{text}*†"
@@ -148,7 +148,7 @@ def _tex_row(row: Row) -> str:
     cells = []
     for entry in row.entries:
         text = _tex(entry.text)
-        if "best" in entry.marks:
+        if entry.marks & {"best", "clear"}:
             text = f"\\textbf{{{text}}}"
         if "single" in entry.marks:
             text = f"\\textit{{{text}}}$^{{\\dagger}}$"

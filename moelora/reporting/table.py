@@ -13,7 +13,8 @@ class Entry:
     Attributes:
         text: What stands there.
         detail: What stands beneath it, smaller: an interval, a note.
-        marks: Any of `best`, `single` (one seed), `chance`, `lost` (no score, a reason), `absent`, `number`.
+        marks: Any of `best`, `clear` (a difference whose interval leaves out zero), `single` (one seed), `chance`,
+            `lost` (no score, a reason), `absent`, `number`.
         title: A sentence for those who ask.
         link: Id of the record behind it, the first where there are several.
     """
