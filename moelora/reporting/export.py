@@ -19,6 +19,7 @@ import pandas as pd
 from moelora.errors import RecordError
 from moelora.files import atomic_write_json
 from moelora.reporting.collect import read_records
+from moelora.tasks.protocols import POSED
 
 _PEFT_TYPES = {
     "lora": ("LORA", {}),
@@ -86,6 +87,8 @@ def why_not(record: Mapping[str, Any], task: str) -> str:
     if record["status"] == "skipped":
         return "skipped, so nothing was run"
     score = (record.get("scores") or {}).get(task)
+    if score is not None and score["protocol"] in POSED:
+        return f"scored under {score['protocol']}, and the layout has one column for every accuracy"
     if score is not None and "accuracy" not in score["metrics"] and "acc" not in score["metrics"]:
         return "its task has no accuracy"
     return ""

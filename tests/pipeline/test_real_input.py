@@ -60,6 +60,7 @@ def test_majority_on_the_whole_of_mrpc_is_the_known_number(hub, tmp_path):
     assert {name: round(100 * value, 1) for name, value in metrics.items()} == {
         "accuracy": 68.4, "f1": 81.2, "macro_f1": 40.6,
     }  # fmt: skip
+    assert len(record["scores"]["mrpc"]["commit"]) == 40
 
 
 def test_stories_through_plan_train_and_lm_eval(hub, tmp_path):

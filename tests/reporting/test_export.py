@@ -79,6 +79,8 @@ def test_full_fine_tuning_has_no_config_and_tasks_without_accuracy_stay_behind(t
     assert export.result_of(record, "t")["run_info"]["peft_config"] is None
     record["scores"]["t"]["metrics"] = {"matthews": 0.3}
     assert export.why_not(record, "t") == "its task has no accuracy"
+    record["scores"]["t"] |= {"metrics": {"acc_label_logits": 0.3}, "protocol": "label-logits"}
+    assert export.why_not(record, "t").startswith("scored under label-logits")
     with pytest.raises(RecordError, match="no record"):
         export.export_records(frame.iloc[:0], tmp_path)
 
