@@ -114,6 +114,16 @@ def encode_training(task: Task, limit: "int | None", tokenizer: Any, training: M
     return encoded
 
 
+def token_declarations(training: Mapping[str, Any]) -> list[str]:
+    """Return what must be said beside the numbers of a run that was not trained on what is scored."""
+    said = []
+    if training.get("loss_tokens", "answer") == "all":
+        said.append("the training loss counts all tokens of a text, not those of the answer alone")
+    if training.get("prompt", PROMPT) != PROMPT:
+        said.append(f"the prompt in training is not the one that is scored: {training['prompt']}")
+    return said
+
+
 def collate(
     batch: list[Encoded], pad_id: int, kind: str, device: "torch.device | str" = "cpu"
 ) -> dict[str, torch.Tensor]:

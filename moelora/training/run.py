@@ -41,7 +41,7 @@ def train_run(run: Run) -> Any:
     from moelora.methods import get_method
     from moelora.seeds import derive_seed
     from moelora.training.attach import adapter_file, attach, load_adapter, save_adapter
-    from moelora.training.encode import encode_training
+    from moelora.training.encode import encode_training, token_declarations
     from moelora.training.loop import LoopResult, train_loop
     from moelora.training.order import all_steps
     from moelora.training.parent import load_parent, write_identity
@@ -127,6 +127,7 @@ def train_run(run: Run) -> Any:
             *result.declarations,
             *(declarations(method, attached.settings, result.micro_batch_size) if further or not parent else []),
             *declared,
+            *(token_declarations(training) if further else []),
             *parent_declarations(parent),
         ],
         "base_identity": attached.base.identity,

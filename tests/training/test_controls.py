@@ -16,7 +16,7 @@ from moelora.plans.controls import make_controls
 from moelora.plans.variants import Variant
 from moelora.tasks import load_task
 from moelora.training.attach import attach, load_adapter
-from moelora.training.encode import collate, encode_choice, encode_training
+from moelora.training.encode import collate, encode_choice, encode_training, token_declarations
 from moelora.training.identity import open_run
 from moelora.training.losses import loss_items
 from moelora.training.matching import match_rank
@@ -157,6 +157,11 @@ def test_an_adapter_from_before_a_setting_was_there_has_its_default(world, tmp_p
     run = SimpleNamespace(adapter_dir=adapter, plan={**document, "parent": parent}, base_dir=world / "encoder")
     attached = fresh(world, document)
     load_parent(attached, run)
+    del identity["settings"]
+    (adapter / "identity.json").write_text(json.dumps(identity))
+    with pytest.raises(AdapterError, match="belongs to another"):
+        load_parent(fresh(world, document), run)  # what it says nothing of is not taken for granted
+    (adapter / "identity.json").write_text(json.dumps(identity | {"settings": document["settings"]}))
     trained = fresh(world, document)
     load_adapter(trained, adapter)
     for name, one in named(trained, "moelora_").items():
@@ -191,6 +196,8 @@ def test_loss_on_all_tokens_and_another_prompt(world):
     assert loss_items(everything, "multiple_choice") == sum(len(one.ids) - 1 for one in answer)
     labels = collate(everything, 0, "multiple_choice")["labels"]
     assert (labels[0, 1 : len(everything[0].ids)] == torch.tensor(everything[0].ids[1:])).all()
+    assert token_declarations({"max_length": 32}) == []
+    assert len(token_declarations({"loss_tokens": "all", "prompt": "question : {prompt}"})) == 2
     assert encode_choice(task, task.train[0], tokenizer, 32) == answer[0], "scoring has the task's own prompt"
 
 
