@@ -196,11 +196,14 @@ class Method:
 
     def all_settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return every setting as plain data, defaults filled in, but for later ones that are at theirs."""
-        filled = dataclasses.asdict(self.make_settings(values))
-        later = {
-            field.name: field.default for field in dataclasses.fields(self.settings) if field.metadata.get("later")
-        }
+        filled, later = dataclasses.asdict(self.make_settings(values)), self.later_defaults
         return {name: value for name, value in filled.items() if name not in later or value != later[name]}
+
+    @property
+    def later_defaults(self) -> dict[str, Any]:
+        """Return the defaults of the settings that the page was published without."""
+        fields = dataclasses.fields(self.settings)
+        return {field.name: field.default for field in fields if field.metadata.get("later")}
 
     @property
     def setting_names(self) -> set[str]:

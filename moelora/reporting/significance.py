@@ -102,9 +102,12 @@ def significance_table(found: Sequence[Contrast]) -> Table:
     )
     rows = [_row(c) for c in found]
     return plain(
-        "significance", "Told from plain LoRA, and from a LoRA as large", [*columns, "Ahead", "Could find", "Verdict"],
-        rows, note,
-    )  # fmt: skip
+        "significance",
+        "Told from plain LoRA, and mixtures from their controls",
+        [*columns, "Ahead", "Could find", "Verdict"],
+        rows,
+        note,
+    )
 
 
 def ranks_table(found: Sequence[Panel]) -> Table:

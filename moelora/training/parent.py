@@ -109,7 +109,7 @@ def load_parent(attached: Any, run: Any) -> None:
     if identity := read_identity(folder):
         base = attached.base.identity or base_digest(run.plan, run.base_dir)
         # an adapter from before a setting was there has its default
-        settings = dataclasses.asdict(attached.method.make_settings({})) | (identity.get("settings") or {})
+        settings = attached.method.later_defaults | (identity.get("settings") or {})
         theirs = {"base": identity.get("base"), **{f"setting {key}": settings[key] for key in sorted(settings)}}
         plain = json.loads(json.dumps(dataclasses.asdict(attached.settings)))  # tuples as the file has them
         ours = {f"setting {key}": value for key, value in plain.items()}

@@ -219,6 +219,8 @@ def source_declarations(plan: dict[str, Any]) -> list[str]:
     training, form = plan["training"], plan["model"].get("quantisation")
     words = {"all_tokens": "prompt and answer", "all_tokens_and_padding": "prompt, answer and padding"}
     found = [f"the loss counts {words[training['loss_on']]}"] if "loss_on" in training else []
+    if "prompt" in training:
+        found.append(f"the prompt in training is not the one that is scored: {training['prompt']}")
     if training.get("end_of_text"):
         found.append("an end-of-text token is trained after each answer")
     if form:

@@ -16,11 +16,11 @@ from moelora.plans.controls import make_controls
 from moelora.plans.variants import Variant
 from moelora.tasks import load_task
 from moelora.training.attach import attach, load_adapter
-from moelora.training.encode import collate, encode_choice, encode_training
+from moelora.training.encode import encode_choice, encode_training
 from moelora.training.identity import open_run
 from moelora.training.matching import match_rank
 from moelora.training.parent import load_parent
-from moelora.training.run import carry_out
+from moelora.training.run import carry_out, source_declarations
 
 TASK = task_document("mood")
 SMALL = {"experts": 4, "r": 4, "alpha": 8}
@@ -156,6 +156,11 @@ def test_an_adapter_from_before_a_setting_was_there_has_its_default(world, tmp_p
     run = SimpleNamespace(adapter_dir=adapter, plan={**document, "parent": parent}, base_dir=world / "encoder")
     attached = fresh(world, document)
     load_parent(attached, run)
+    del identity["settings"]
+    (adapter / "identity.json").write_text(json.dumps(identity))
+    with pytest.raises(AdapterError, match="belongs to another"):
+        load_parent(fresh(world, document), run)  # what it says nothing of is not taken for granted
+    (adapter / "identity.json").write_text(json.dumps(identity | {"settings": document["settings"]}))
     trained = fresh(world, document)
     load_adapter(trained, adapter)
     for name, one in named(trained, "moelora_").items():
@@ -185,6 +190,8 @@ def test_another_prompt_in_training(world):
     for one, other in zip(answer, asked, strict=True):
         more = len(other.ids) - len(one.ids)
         assert more == 2 and other.ids[-len(one.ids) + 1 :] == one.ids[1:] and other.label == one.label + more
+    said = source_declarations({"model": {}, "training": {"loss_on": "all_tokens", "prompt": "question : {prompt}"}})
+    assert len(said) == 2 and said[1].endswith("question : {prompt}")
     assert encode_choice(task, task.train[0], tokenizer, 32) == answer[0], "scoring has the task's own prompt"
 
 

@@ -129,7 +129,8 @@ class Palette:
         kind, _ = self._suite.control(variant) or (None, None)
         hollow = self._suite.matched_to(variant) is not None
         return {
-            "marker": "o" if index is None else _MARKERS[index % len(_MARKERS)],
+            # one further round of the colours is one step on among the markers
+            "marker": "o" if index is None else _MARKERS[(index + index // len(_HUES)) % len(_MARKERS)],
             "color": colour,
             "markerfacecolor": "none" if hollow else colour,
             "markeredgecolor": colour,
