@@ -23,7 +23,8 @@ from moelora.training.identity import open_run
 from moelora.training.loop import make_optimizer
 from moelora.training.losses import loss_items, summed_loss
 from moelora.training.order import all_steps
-from moelora.training.run import balance_of, load_tasks
+from moelora.training.run import balance_of
+from moelora.training.sources import load_tasks
 
 REFERENCE = "lora"
 NOMINAL_STEPS = 1000  # what schedules are told; only the first few steps are taken

@@ -93,14 +93,11 @@ def mixlora_reference(
     output = torch.zeros_like(x)
     experts = weights.shape[-1]
     for expert in range(experts):
-        layers = []
-        for layer, pair in zip(frozen, factors, strict=True):
-            rows = slice(expert * len(pair.a) // experts, (expert + 1) * len(pair.a) // experts)
-            layers.append(Frozen(layer.weight + scaling * pair.b[:, rows] @ pair.a[rows], layer.bias))
-        hidden = activation(layers[0](x))
-        if len(layers) == 3:
-            hidden = hidden * layers[1](x)
-        output = output + weights[:, expert : expert + 1] * layers[-1](hidden)
+        layers = [
+            Frozen(_adapted(layer, pair, expert, experts, scaling), layer.bias)
+            for layer, pair in zip(frozen, factors, strict=True)
+        ]
+        output = output + weights[:, expert : expert + 1] * _through(layers, x, activation)
     return output
 
 
@@ -129,12 +126,20 @@ def mixdora_reference(
     for expert in range(experts):
         layers = []
         for layer, pair, magnitude in zip(frozen, factors, magnitudes, strict=True):
-            rows = slice(expert * len(pair.a) // experts, (expert + 1) * len(pair.a) // experts)
-            adapted = layer.weight + scaling * pair.b[:, rows] @ pair.a[rows]
+            adapted = _adapted(layer, pair, expert, experts, scaling)
             adapted = (magnitude[expert] / adapted.detach().norm(dim=1))[:, None] * adapted
             layers.append(Frozen(adapted, layer.bias))
-        hidden = activation(layers[0](x))
-        if len(layers) == 3:
-            hidden = hidden * layers[1](x)
-        output = output + weights[:, expert : expert + 1] * layers[-1](hidden)
+        output = output + weights[:, expert : expert + 1] * _through(layers, x, activation)
     return output
+
+
+def _adapted(layer: Frozen, pair: LowRank, expert: int, experts: int, scaling: float) -> Tensor:
+    """Return one expert's full weight, W + s B A."""
+    rows = slice(expert * len(pair.a) // experts, (expert + 1) * len(pair.a) // experts)
+    return layer.weight + scaling * pair.b[:, rows] @ pair.a[rows]
+
+
+def _through(layers: list[Frozen], x: Tensor, activation: Activation) -> Tensor:
+    """Return the output of a block with full weights."""
+    hidden = activation(layers[0](x))
+    return layers[-1](hidden * layers[1](x) if len(layers) == 3 else hidden)

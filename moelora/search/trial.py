@@ -61,7 +61,7 @@ def make_objective(study: Any, data_dir: "Path | None", base_dir: "Path | None")
 
     @cache
     def tasks() -> list[Any]:
-        from moelora.training.run import load_tasks
+        from moelora.training.sources import load_tasks
 
         return [
             cut_validation(task, search["validation_fraction"], search["seed"], search["max_examples"])

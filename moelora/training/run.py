@@ -4,59 +4,18 @@ Each step is skipped when its file is already there for the same key: the hash o
 the code behind it, and a digest of what the suite built for it.
 """
 
-import json
 import shutil
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from moelora.errors import MoeloraError
-from moelora.files import atomic_write_json, canonical_json, replace_folder, sha256_file
+from moelora.files import atomic_write_json, replace_folder, sha256_file
 from moelora.progress import logger
 from moelora.records.environment import now, peak_memory_bytes
-from moelora.tasks import Task, load_task
-from moelora.tasks.text import Text, load_text
+from moelora.training.declarations import declarations, parent_declarations, source_declarations
 from moelora.training.device import choose_device, make_accelerator
 from moelora.training.identity import Run, base_digest
 from moelora.training.record import failed_record, make_record, skipped_record
-
-
-@cache
-def _task(document: str, data_dir: "Path | None") -> Task:
-    return load_task(json.loads(document), data_dir)
-
-
-@cache
-def _text(source: str, data_dir: "Path | None") -> Text:
-    return load_text(json.loads(source), data_dir)
-
-
-def load_tasks(plan: dict[str, Any], data_dir: "Path | None") -> list[Task]:
-    """Return the plan's tasks; a process loads each task once."""
-    return [_task(canonical_json(document), data_dir) for document in plan["tasks"]]
-
-
-def load_watched(plan: dict[str, Any], data_dir: "Path | None") -> "tuple[Text | None, list[Task]]":
-    """Return what forgetting is measured on: a text, and the tasks that are probed for; a process loads each once."""
-    asked = plan.get("forgetting") or {}
-    text = _text(canonical_json(asked["text"]), data_dir) if asked.get("text") else None
-    return text, load_tasks({"tasks": asked.get("probes", {}).get("tasks", [])}, data_dir)
-
-
-def training_tasks(plan: dict[str, Any], tasks: list[Task]) -> tuple[list[Task], "dict[str, Any] | None"]:
-    """Return what a run is trained on, its tasks or the data that its plan names, and what the record says of those."""
-    data = plan["training"].get("data")
-    if not data:
-        return tasks, None
-    task, said = _instructions(canonical_json(data), tasks[0].document["protocol"])
-    return [task], said
-
-
-@cache
-def _instructions(data: str, protocol: str) -> tuple[Task, dict[str, Any]]:
-    from moelora.tasks.instructions import load_instructions
-
-    return load_instructions(json.loads(data), protocol)
+from moelora.training.sources import load_tasks, load_watched, training_tasks
 
 
 def train_run(run: Run) -> Any:
@@ -193,39 +152,6 @@ def balance_of(method: Any) -> Any:
     from moelora.tuners import balance_loss
 
     return balance_loss
-
-
-def declarations(method: Any, settings: Any, micro_batch_size: int) -> list[str]:
-    """Return what a reader must know before comparing this number with others."""
-    off = getattr(settings, "balance_loss", "") == "none" or not getattr(settings, "balance_coefficient", 1)
-    if not method.abilities.balance_loss or off:
-        return []
-    return [
-        f"the balance loss is not linear in the batch: it was formed over micro-batches of {micro_batch_size} examples"
-    ]
-
-
-def parent_declarations(parent: "dict[str, Any] | None") -> list[str]:
-    """Return what must be said beside the numbers of a run that starts from an adapter."""
-    if parent is None:
-        return []
-    how = "then trained here" if parent["continue"] else "scored here without further training"
-    source = f"adapter of task {parent['task'] or 'unknown'}, variant {parent['variant'] or 'unknown'}"
-    return [f"not trained from the base model: {source}, seed {parent['seed']}, {how}"]
-
-
-def source_declarations(plan: dict[str, Any]) -> list[str]:
-    """Return what must be said of a run whose loss or base model is not what every method here has by default."""
-    training, form = plan["training"], plan["model"].get("quantisation")
-    words = {"all_tokens": "prompt and answer", "all_tokens_and_padding": "prompt, answer and padding"}
-    found = [f"the loss counts {words[training['loss_on']]}"] if "loss_on" in training else []
-    if "prompt" in training:
-        found.append(f"the prompt in training is not the one that is scored: {training['prompt']}")
-    if training.get("end_of_text"):
-        found.append("an end-of-text token is trained after each answer")
-    if form:
-        found.append(f"the base model's linears are quantised ({form}, bitsandbytes), in training and in scoring")
-    return found
 
 
 def evaluate_run(run: Run, attached: Any, trained: dict[str, Any]) -> dict[str, Any]:

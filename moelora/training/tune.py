@@ -148,7 +148,7 @@ def run(options: argparse.Namespace) -> int:
     """
     from moelora.plans import resolve
     from moelora.training.identity import suite_root
-    from moelora.training.run import load_tasks
+    from moelora.training.sources import load_tasks
 
     start_logging()
     tune = options.tune

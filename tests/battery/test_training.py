@@ -9,7 +9,7 @@ from peft import PeftModel
 from subjects import STEPS, assert_close, assert_equal, check, gradients, logits, move, not_applicable, values
 
 from moelora.training.attach import load_adapter, save_adapter
-from moelora.training.run import declarations
+from moelora.training.declarations import declarations
 from moelora.training.state import trainable_tensors
 from moelora.tuners import fuse, record_routing, routing
 

@@ -16,11 +16,12 @@ from moelora.plans.controls import make_controls
 from moelora.plans.variants import Variant
 from moelora.tasks import load_task
 from moelora.training.attach import attach, load_adapter
-from moelora.training.encode import encode_choice, encode_training
+from moelora.training.declarations import source_declarations
+from moelora.training.encode import collate, encode_choice, encode_training
 from moelora.training.identity import open_run
 from moelora.training.matching import match_rank
 from moelora.training.parent import load_parent
-from moelora.training.run import carry_out, source_declarations
+from moelora.training.run import carry_out
 
 TASK = task_document("mood")
 SMALL = {"experts": 4, "r": 4, "alpha": 8}

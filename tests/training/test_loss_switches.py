@@ -7,12 +7,12 @@ from world import plan, task_document
 
 from moelora.tasks import load_task
 from moelora.training.attach import attach, recompute_activations
+from moelora.training.declarations import source_declarations
 from moelora.training.device import make_accelerator
 from moelora.training.encode import IGNORED, Encoded, collate, encode_training, end_text
 from moelora.training.loop import one_step, train_loop
 from moelora.training.losses import loss_items, summed_loss
 from moelora.training.order import all_steps
-from moelora.training.run import source_declarations
 
 KIND = "multiple_choice"
 BATCH = [

@@ -16,6 +16,8 @@ from moelora.training.identity import base_digest
 
 DRAWS = 1000  # resamples behind an interval
 
+AUTO_BATCH = 32  # examples of a forward pass where scoring chooses its own
+
 _KEPT = 64
 _kept: dict[tuple, Any] = {}
 
@@ -38,7 +40,8 @@ class Subject:
         self.attached, self.plan, self.base_dir, self.device = attached, plan, base_dir, device
         self.model, self.tokenizer = attached.model, attached.base.tokenizer
         self.max_length, self.precision = plan["training"]["max_length"], plan["training"]["precision"]
-        self.batch_size = plan["evaluation"]["batch_size"]
+        asked = plan["evaluation"]["batch_size"]
+        self.batch_size = asked if isinstance(asked, int) else AUTO_BATCH
         self.head = plan["tasks"][0]["name"]  # one of the heads must answer, whatever it says
         identity = attached.base.identity or base_digest(plan, base_dir)
         settings = (self.max_length, self.precision, self.batch_size, str(device))
