@@ -30,12 +30,9 @@ class Settings:
 
 
 def attach(model, settings, context):
-    """Attach DoRA to each chosen linear and freeze its magnitudes."""
-    model = dora_low_rank_dropout.attach(model, settings, context)
-    for name, parameter in model.named_parameters():
-        if ".lora_magnitude_vector." in name:
-            parameter.requires_grad_(False)
-    return model
+    """Attach DoRA with dropout on the low-rank path to each chosen linear, its magnitudes frozen."""
+    frozen = dora_low_rank_dropout.Settings(**dataclasses.asdict(settings), train_magnitude=False)
+    return dora_low_rank_dropout.attach(model, frozen, context)
 
 
 def parameters(shapes, settings, context) -> Counts:

@@ -8,21 +8,14 @@ Differs from: PEFT's and the authors' code in training with dropout. There W0 mu
 import dataclasses
 
 from moelora.methods import dora
-from moelora.methods._common import check_rank
 from moelora.methods._contract import Abilities, Counts, Method, setting
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-    """Rank, alpha, dropout and where."""
+class Settings(dora.Settings):
+    """As for `dora`, but with dropout: without it the two are one."""
 
-    r: int = setting(8, origin="as for dora")
-    alpha: float = setting(16, origin="as for dora")
     dropout: float = setting(0.05, origin="table 8 of the paper; with 0 the method is dora")
-    modules: "str | list[str]" = setting("all", origin="as for dora")
-
-    def __post_init__(self):
-        check_rank(self.r, self.alpha, self.dropout)
 
 
 def attach(model, settings, context):
