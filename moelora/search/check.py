@@ -8,9 +8,9 @@ from typing import Any
 from moelora.allocation.settings import fill_settings
 from moelora.errors import AllocationError, ConfigError, nearest
 from moelora.methods import get_method
+from moelora.search.count import count_trials
 from moelora.search.space import ROOTS, Parameter, Space, merge, read_space
 from moelora.search.storage import check_storage
-from moelora.search.study import count_trials
 
 
 def check_search(search: Mapping[str, Any], variant: Any, schema: Mapping[str, Any], source: str) -> None:

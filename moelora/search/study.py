@@ -12,9 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from moelora.errors import ConfigError, RecordError
+from moelora.errors import RecordError
 from moelora.files import canonical_json, read_json
 from moelora.plans.hashing import WATCHED
+from moelora.search.count import count_trials
 from moelora.search.leases import Leases
 from moelora.search.space import Space, read_space
 from moelora.search.storage import open_storage
@@ -165,28 +166,6 @@ def study_document(
         "sources": sources,
         "fingerprint": fingerprint,
     }
-
-
-def count_trials(search: Mapping[str, Any], space: Space, source: str = "the study") -> int:
-    """Return how many results a search is to have; a grid's own size where none is said.
-
-    Raises:
-        ConfigError: a grid has fewer points than trials are asked for, or another sampler is not told how many.
-    """
-    asked = search["trials"]
-    if search["sampler"]["name"] != "grid":
-        if asked is None:
-            raise ConfigError(
-                f"{source}: 'search.trials' is null, which only the grid sampler understands; say how many"
-            )
-        return asked
-    points = len(space.grid())
-    if asked is not None and asked > points:
-        raise ConfigError(
-            f"{source}: 'search.trials' is {asked}, but the grid has {points} points; give the ranges more 'points', "
-            "or write null for all"
-        )
-    return points if asked is None else asked
 
 
 def make_sampler(settings: Mapping[str, Any], seed: int) -> Any:

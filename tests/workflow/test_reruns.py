@@ -60,11 +60,11 @@ def test_story_of_a_suite(checkout):
 
     edit(
         methods / "mixlora.py",
-        "experts_per_token=settings.experts_per_token)",
-        "experts_per_token=settings.experts_per_token + 0)",
+        "experts_per_token=settings.experts_per_token,",
+        "experts_per_token=settings.experts_per_token + 0,",
     )
     assert checkout.dry_run() == {"all": 1, "collect": 1, "costs": 1, "report": 1, "train": 1}
-    edit(methods / "mixlora.py", "settings.experts_per_token + 0)", "settings.experts_per_token)")
+    edit(methods / "mixlora.py", "settings.experts_per_token + 0,", "settings.experts_per_token,")
     assert checkout.dry_run() == {}
 
     # Another seed: jobs carry seeds, so each trained variant's job is due again, but only the new run is carried out.

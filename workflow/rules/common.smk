@@ -16,7 +16,7 @@ from moelora.methods._proven import read_proven, trouble
 from moelora.plans import expand, layout
 from moelora.search.space import read_space
 from moelora.search.storage import refuse_parallel
-from moelora.search.study import count_trials
+from moelora.search.count import count_trials
 
 # The interpreter that runs Snakemake runs the commands too: no environment needs to be activated.
 shell.prefix(f'PATH={shlex.quote(os.path.dirname(sys.executable))}:"$PATH"; ')
