@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from moelora.reporting import words
 from moelora.reporting.cells import Panel
-from moelora.reporting.figures.style import MUTED, Figure, Palette, canvas, hide_unused, to_svg
+from moelora.reporting.figures.style import MUTED, Figure, Palette, canvas, draw_interval, hide_unused, to_svg
 from moelora.reporting.forgetting import Change, summaries
 from moelora.reporting.runs import Suite
 
@@ -30,10 +30,7 @@ def _figure(suite: Suite, found: Sequence[Change], palette: Palette) -> Figure:
         for axes, way in zip(flat, ways, strict=False):
             axes.axvline(0, color=MUTED, linewidth=1)
             for change in (c for c in found if c.trained_on == way):
-                y, e = variants.index(change.variant), change.estimate
-                colour = palette.colour(change.variant)
-                axes.plot([scale * e.low, scale * e.high], [y, y], color=colour, linewidth=1.6, alpha=0.65)
-                axes.plot([scale * e.mean], [y], linestyle="none", **palette.marker(change.variant))
+                draw_interval(axes, variants.index(change.variant), change.estimate, change.variant, palette, scale)
             axes.set_title(way or "one task each, mean")
             axes.set_xlabel("nats a token" if is_text else "points")
             axes.grid(axis="y", visible=False)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from moelora.reporting import words
 from moelora.reporting.cells import Interference
-from moelora.reporting.figures.style import MUTED, Figure, Palette, canvas, hide_unused, to_svg
+from moelora.reporting.figures.style import MUTED, Figure, Palette, canvas, draw_interval, hide_unused, to_svg
 from moelora.reporting.runs import Suite
 
 
@@ -31,15 +31,7 @@ def _figure(suite: Suite, key: tuple[str, str, str], effects: Sequence[Interfere
             for e in effects:
                 if e.task != task:
                     continue
-                y, d = variants.index(e.variant), e.difference
-                axes.plot(
-                    [100 * d.low, 100 * d.high],
-                    [y, y],
-                    color=palette.colour(e.variant),
-                    linewidth=1.6,
-                    alpha=0.65,
-                )
-                axes.plot([100 * d.mean], [y], linestyle="none", **palette.marker(e.variant))
+                draw_interval(axes, variants.index(e.variant), e.difference, e.variant, palette)
             axes.set_title(suite.task_title(task))
             axes.set_xlabel("points")
             axes.grid(axis="y", visible=False)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 
@@ -142,6 +143,22 @@ class Palette:
         """Return the variant's line style: broken for controls, dotted for a LoRA of equal active parameters."""
         kind, _ = self._suite.control(variant) or (None, None)
         return {None: "-", "equal_active": ":"}.get(kind, "--")
+
+
+def draw_interval(axes: Axes, y: float, found: Any, variant: str, palette: Palette, scale: float = 100.0) -> None:
+    """Draw a mean as the variant's mark on its interval, lying at height y.
+
+    Args:
+        axes: Where.
+        y: Height.
+        found: Anything with `low`, `mean` and `high`.
+        variant: Whose colour and mark it has.
+        palette: The suite's.
+        scale: Factor of all three.
+    """
+    colour = palette.colour(variant)
+    axes.plot([scale * found.low, scale * found.high], [y, y], color=colour, linewidth=1.6, alpha=0.65)
+    axes.plot([scale * found.mean], [y], linestyle="none", **palette.marker(variant))
 
 
 @contextmanager

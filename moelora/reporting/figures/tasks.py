@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from moelora import stats
 from moelora.reporting import words
 from moelora.reporting.cells import AVERAGE, Panel
-from moelora.reporting.figures.style import GRID, MUTED, Figure, Palette, canvas, hide_unused, to_svg
+from moelora.reporting.figures.style import GRID, MUTED, Figure, Palette, canvas, draw_interval, hide_unused, to_svg
 from moelora.reporting.runs import Suite
 
 
@@ -62,9 +62,7 @@ def _axes(axes, panel: Panel, index: int, variants: Sequence[str], palette: Pale
         score = cell.runs[0].scores[panel.columns[index].task]
         if score.chance is not None and stats.is_proportion(score.main_metric):
             chance = stats.chance_interval(score.chance, score.n_items)
-        e = cell.estimate
-        axes.plot([100 * e.low, 100 * e.high], [y, y], color=palette.colour(variant), linewidth=1.6, alpha=0.65)
-        axes.plot([100 * e.mean], [y], linestyle="none", **palette.marker(variant))
+        draw_interval(axes, y, cell.estimate, variant, palette)
     if chance:
         axes.axvspan(100 * chance[0], 100 * chance[1], color=GRID, alpha=0.6, linewidth=0, zorder=0)
     axes.grid(axis="y", visible=False)
