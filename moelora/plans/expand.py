@@ -221,6 +221,11 @@ def _runs(suite, config_dir, model, task, members, variant, source, forgetting):
         if training.get("data"):
             training["data"] = plan_data(training["data"], config_dir, model, source)
         if rules.get("tune") and not untrained:
+            if training.get("data"):
+                raise ConfigError(
+                    f"{source}: regime '{regime}' tunes on a part of each task's train split, but its runs train on "
+                    "'training.data'; take one of the two out of this regime"
+                )
             training["learning_rate"] = None
             pending["learning_rate"] = layout.tuning(model["name"], task, label)
         if variant.allocated:

@@ -67,10 +67,10 @@ def searched_runs(
             )
     if is_untrained(variant, own[0].plan["model"]) or variant.match:
         raise ConfigError(f"{at}.variant' is '{variant.name}', of which nothing can be searched; name a trained method")
-    if any(task["kind"] == "multiple_choice" for task in own[0].plan["tasks"]):
+    if own[0].plan["training"].get("data"):
         raise ConfigError(
-            f"{at}.task' is '{search['task']}', which is multiple choice; trials are scored on a split cut from train, "
-            "which is built for labelled texts so far: name a task of an encoder"
+            f"{at}' scores its trials on a part of the task's train split, but its runs train on 'training.data'; "
+            "search a suite without it"
         )
     regimes = [name for name, rules in suite["regimes"].items() if "tune" not in rules]
     own = [run for run in own if run.regime in regimes[:1]]

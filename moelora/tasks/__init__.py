@@ -41,7 +41,8 @@ class Task:
 
     ``document`` is the task file's content; ``train`` and ``evaluation`` are examples in their stored order;
     ``content`` is the SHA-256 over both splits, kept in the record since hub revisions may be unpinned; ``commit`` is
-    the hub commit that the data came from, empty where they are no hub's.
+    the hub commit that the data came from, empty where they are no hub's. ``held_out`` is None, or the rows of the
+    official training split that stand in ``evaluation`` instead of the official evaluation split.
     """
 
     document: dict[str, Any]
@@ -49,6 +50,7 @@ class Task:
     evaluation: tuple
     content: str
     commit: str = ""
+    held_out: "tuple[int, ...] | None" = None
 
     @property
     def name(self) -> str:

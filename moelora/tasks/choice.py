@@ -4,6 +4,7 @@ lm-eval's own task object renders prompts and choices, for training too: the tok
 are scored.
 """
 
+import copy
 import functools
 import json
 import re
@@ -111,6 +112,18 @@ def lm_eval_task(document: dict[str, Any], data_dir: "Path | None") -> Any:
         DataUnavailableError: lm-eval does not know the task or its data cannot be had.
     """
     return _lm_eval_task(canonical_json(document), data_dir)
+
+
+def scored_task(task: Task, data_dir: "Path | None") -> Any:
+    """Return lm-eval's task object over what is scored of a task: its evaluation split, or rows held out of train."""
+    ours = lm_eval_task(task.document, data_dir)
+    if task.held_out is None:
+        return ours
+    docs = ours.training_docs()
+    held = [docs[row] for row in task.held_out]
+    ours = copy.copy(ours)  # the object over the official split is shared by all of the process
+    ours.has_test_docs, ours.test_docs = (lambda: True), (lambda: held)
+    return ours
 
 
 def render(task: Any, docs: Any) -> tuple[Choice, ...]:

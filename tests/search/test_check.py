@@ -127,11 +127,16 @@ def test_a_search_needs_a_regime_that_does_not_tune():
         expand(document, CONFIG, source="s")
 
 
-def test_multiple_choice_is_refused():
+def test_a_decoder_is_searched_unless_it_trains_on_other_data_than_its_tasks():
     document = suite(model="stories260k", task="arc_easy")
     document["grid"] = [{"models": ["stories260k"], "tasks": ["arc_easy"]}]
-    with pytest.raises(ConfigError, match="'arc_easy', which is multiple choice"):
-        expand(document, CONFIG, source="s")
+    assert expand(document, CONFIG, source="s").search["search"]["task"] == "arc_easy"
+    instructed = {**document, "training": {"data": {"recipe": "commonsense-15k"}}}
+    with pytest.raises(ConfigError, match=r"regime 'tuned' tunes on a part of .* 'training\.data'"):
+        expand(instructed, CONFIG, source="s")
+    del instructed["regimes"]["tuned"]
+    with pytest.raises(ConfigError, match=r"'search' scores its trials on .* 'training\.data'"):
+        expand(instructed, CONFIG, source="s")
 
 
 def test_network_file_systems_are_told_from_local_ones(tmp_path):

@@ -1,4 +1,5 @@
 import argparse
+import dataclasses
 import json
 
 import pytest
@@ -7,6 +8,7 @@ from world import plan, task_document, write_plan
 from moelora.methods import AttachContext, get_method
 from moelora.models import load_base_model
 from moelora.tasks import load_task
+from moelora.tasks.choice import render, scored_task
 from moelora.training import tune
 from moelora.training.matching import match_rank
 
@@ -36,14 +38,18 @@ def test_matched_rank_is_the_nearest(world, architecture, method):
         assert set(matched.settings.modules) == {name for name, count in allocation.items() if count}
 
 
-def test_tuning_chooses_on_a_part_of_train(world, tmp_path):
-    document = plan("encoder", [task_document("mood")])
+CASES = {"encoder": ("mood", "classification"), "decoder": ("pick", "multiple_choice")}
+
+
+@pytest.mark.parametrize("architecture", CASES)
+def test_tuning_chooses_on_a_part_of_train(world, tmp_path, architecture):
+    document = plan(architecture, [task_document(*CASES[architecture])])
     document["pending"] = {"learning_rate": "tuning.json"}
     path = write_plan(tmp_path, document)
     out = tmp_path / "tuning.json"
     settings = {"learning_rates": [1e-6, 1e-2], "epochs": None, "max_steps": 40, "max_examples": 48,
                 "validation_fraction": 0.25, "seed": 1000}  # fmt: skip
-    options = argparse.Namespace(plan=path, tune=settings, out=out, data=world / "data", base=world / "encoder")
+    options = argparse.Namespace(plan=path, tune=settings, out=out, data=world / "data", base=world / architecture)
     assert tune.run(options) == 0
     chosen = json.loads(out.read_text())
     assert chosen["chosen"] == 1e-2 and len(chosen["trials"]) == 2
@@ -56,6 +62,20 @@ def test_the_cut_is_disjoint_and_does_not_touch_the_evaluation_split(world):
     assert not {x.id for x in cut.train} & {x.id for x in cut.evaluation}
     assert {x.id for x in cut.train} | {x.id for x in cut.evaluation} == {x.id for x in task.train}
     assert cut.evaluation == tune.cut_validation(task, 0.25, 1000, 10).evaluation
+    assert tuple(task.train[row] for row in cut.held_out) == cut.evaluation
+
+
+def test_lm_eval_scores_the_rows_that_were_held_out(world):
+    """What lm-eval's own object is asked are rows of train; the object over the official split stays as it was."""
+    task = load_task(task_document("pick", "multiple_choice"), world / "data")
+    cut = tune.cut_validation(task, 0.25, 1000, None)
+    docs = list(scored_task(cut, world / "data").eval_docs)
+    official = scored_task(task, world / "data")
+    assert render(official, docs) == tuple(
+        dataclasses.replace(example, id=place) for place, example in enumerate(cut.evaluation)
+    )
+    assert cut.evaluation != task.evaluation
+    assert render(official, official.eval_docs) == task.evaluation
 
 
 def test_a_tie_goes_to_the_lower_training_loss():

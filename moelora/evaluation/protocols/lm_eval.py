@@ -9,7 +9,7 @@ import torch
 
 from moelora.evaluation.batching import AUTO
 from moelora.tasks import Task
-from moelora.tasks.choice import lm_eval_name, lm_eval_task
+from moelora.tasks.choice import lm_eval_name, scored_task
 
 CPU_BATCH = 32  # lm-eval finds a batch size by filling memory, which on a CPU takes minutes and swaps
 LARGEST_BATCH = 256  # where it begins on a GPU; it halves until the longest request fits
@@ -63,7 +63,7 @@ def choose(
     for group in distinct(tasks):
         with torch.no_grad():
             # not simple_evaluate: it asks pip for the environment after every call, and its records are not ours
-            objects = {lm_eval_name(task.document): lm_eval_task(task.document, data_dir) for task in group}
+            objects = {lm_eval_name(task.document): scored_task(task, data_dir) for task in group}
             outcome = evaluate(
                 lm=wrapped,
                 task_dict={"tasks": objects, "groups": {}, "group_map": {}},
