@@ -76,7 +76,10 @@ def test_what_the_suites_run(expansions):
     assert len(mixlora.suite["variants"]) == 8 and len({run.task for run in mixlora.planned}) == 9
     coded = {run.variant.name for run in mixlora.planned if run.regime == "as_coded"}
     assert coded == {"lora-r80", "dora-r80-as-coded", "mixlora-r16", "mixdora-r16-as-coded"}
+    tuned = {run.variant.name for run in mixlora.planned if run.regime == "tuned"}
+    assert tuned == {"lora-r80", "dora-r80", "mixlora-r16", "mixdora-r16"}
     for run in mixlora.planned:
+        assert ("learning_rate" in run.plan["pending"]) == (run.regime == "tuned")
         loss = run.plan["training"].get("loss_on", "answers")
         assert loss == ("all_tokens_and_padding" if run.regime == "as_coded" else "answers")
         assert run.plan["training"]["scheduler"] == "constant" and run.plan["training"]["max_length"] == 512

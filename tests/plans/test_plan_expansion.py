@@ -164,7 +164,15 @@ def test_dense_moe_lora_as_its_authors_ran_it():
         ("bert-base-uncased", "readme", "mrpc", 3, 16),
         ("roberta-base", "notebook", "sst2", 2, 96),
         ("roberta-base", "notebook", "mrpc", 10, 48),
+        *(
+            (model, "tuned", task, 3, 16)
+            for model in ("bert-base-uncased", "roberta-base")
+            for task in ("sst2", "mrpc")
+        ),
     }
+    tuned = {r.variant.name for r in runs if r.regime == "tuned"}
+    assert tuned == {"lora", "dense_moe_lora", "lora-match-dense_moe_lora"}
+    assert all(("learning_rate" in r.plan["pending"]) == (r.regime == "tuned") for r in runs if not r.transfer)
     notebook = next(r.plan["training"] for r in runs if r.regime == "notebook")
     assert (notebook["scheduler"], notebook["warmup_steps"], notebook["weight_decay"]) == ("cosine", 500, 0.0)
     assert {r.task for r in runs if r.transfer} == {"sst2-to-mrpc"}
