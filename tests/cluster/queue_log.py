@@ -1,6 +1,7 @@
 """What a queue showed while a test ran: a line of ``squeue`` for every change of a job, and what the test did."""
 
 import platform
+import re
 import subprocess
 import sys
 import threading
@@ -12,6 +13,11 @@ from slurm import CPUS, PARTITION, Cluster
 
 # number, state, CPUs, memory, time limit, cards, reason, rule and wildcards
 COLUMNS = "JobID:.5,State:.11,NumCPUs:.5,MinMemory:.12,TimeLimit:.12,tres-per-job:.14,Reason:.20,Comment:.90"
+
+
+def narrow(line: str) -> str:
+    """Return a line of squeue with its last column, which is wide, close to the others."""
+    return re.sub(r"\s+(\S+)\s*$", r"  \1", line)
 
 
 class Watch(threading.Thread):
@@ -33,7 +39,7 @@ class Watch(threading.Thread):
         self._write("Lines with a number are squeue's, written when one changed; lines with * say what was done.\n")
 
     def __enter__(self) -> "Watch":
-        self._write("   time " + self._cluster.command("squeue", "-t", "all", "-O", COLUMNS).splitlines()[0].rstrip())
+        self._write(f"   time {narrow(self._cluster.command('squeue', '-t', 'all', '-O', COLUMNS).splitlines()[0])}")
         self.start()
         return self
 
@@ -63,7 +69,7 @@ class Watch(threading.Thread):
                 number, state = line.split()[:2]
                 if self._seen.get(number) != state and state != "COMPLETING":
                     self._seen[number] = state
-                    self._write(f"{self._time()} {line.rstrip()}")
+                    self._write(f"{self._time()} {narrow(line)}")
 
     def _time(self) -> str:
         return f"{time.monotonic() - self._began:5.0f} s"

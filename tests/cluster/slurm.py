@@ -14,7 +14,7 @@ import subprocess
 import time
 from pathlib import Path
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "sinfo", "scancel", "scontrol")
+PROGRAMS = ("setpriv", "munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "sinfo", "scancel", "scontrol")
 CPUS, MEGABYTES = 8, 64_000  # said to be there: jobs wait for each other less; what they really use is small
 CARDS = (
     "/dev/null",
@@ -171,7 +171,9 @@ class Cluster:
 
     def _run(self, *words: str) -> None:
         with open(self.folder / f"{words[0]}.out", "w") as out:
-            self.processes.append(subprocess.Popen(words, env=self.environment, stdout=out, stderr=out))
+            # should the test itself be killed, they end with it
+            command = ["setpriv", "--pdeathsig", "TERM", *words]
+            self.processes.append(subprocess.Popen(command, env=self.environment, stdout=out, stderr=out))
 
     def _wait(self, there, what: str, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
