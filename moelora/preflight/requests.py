@@ -49,12 +49,14 @@ class Need:
         host_bytes: Of the host's memory, beside what any process takes.
         runs: How many runs it carries.
         card: Whether it computes on a card.
+        processes: That carry the job out together, each with a card of its own and all of the memory.
     """
 
     seconds: float
     host_bytes: int
     runs: int = 1
     card: bool = False
+    processes: int = 1
 
     def __add__(self, other: "Need") -> "Need":
         """Return the need of two one after the other in a process."""
@@ -63,6 +65,7 @@ class Need:
             max(self.host_bytes, other.host_bytes),
             self.runs + other.runs,
             self.card or other.card,
+            max(self.processes, other.processes),
         )
 
 
@@ -84,6 +87,7 @@ class Requests:
         self.cards = bool(asked.get("device") or asked.get("device_memory_gib"))
         self._memory_factor = asked.get("memory_factor", MEMORY_FACTOR)
         self._time_factor = asked.get("time_factor", TIME_FACTOR)
+        self._processes = expansion.suite.get("processes", 1)
         threads = expansion.suite["threads"]
         host = Device("the host", None, threads * THREAD_TERAFLOPS, HOST_BANDWIDTH)
         self._device = choose_device(asked) if self.cards else host
@@ -94,11 +98,15 @@ class Requests:
     def megabytes(self, need: Need, attempt: int) -> int:
         """Return the memory of the host that the job's ``attempt``-th try asks for, in MB; the first is 1."""
         start = START_MB + (CARD_MB if need.card else 0)
-        return attempt * ceil(start + self._memory_factor * need.host_bytes / 1e6)
+        return attempt * ceil(need.processes * (start + self._memory_factor * need.host_bytes / 1e6))
 
     def minutes(self, need: Need, attempt: int) -> int:
         """Return the time limit that the job's ``attempt``-th try asks for."""
         return attempt * ceil(START_MINUTES + RUN_MINUTES * need.runs + self._time_factor * need.seconds / 60)
+
+    def cards_of(self, need: Need) -> int:
+        """Return how many cards a job asks for."""
+        return need.processes if need.card else 0
 
     def of_unknown(self) -> Need:
         """Return the need of work of which no file says how much it is."""
@@ -106,7 +114,8 @@ class Requests:
 
     def of_runs(self, runs: Iterable[Run], *, trains: bool = True, scores: bool = True) -> Need:
         """Return the need of a job that trains runs, scores them, or both, one after the other."""
-        return reduce(add, (self._of_run(run, trains, scores) for run in runs))
+        need = reduce(add, (self._of_run(run, trains, scores) for run in runs))
+        return dataclasses.replace(need, processes=self._processes) if trains else need
 
     def of_tuning(self, run: Run) -> Need:
         """Return the need of choosing a learning rate by trials that vary a run's plan."""

@@ -29,12 +29,9 @@ _carry_out_all = carry_out_all
 
 
 def carry_out_all(options, **more):
-    """Fail where the variant is to fail, once or always."""
+    """Fail where the variant is to fail."""
     for path in options.plans:
-        fault = Path("faults") / f"fail-{path.parts[-3]}"
-        if fault.exists():
-            if fault.read_text() == "once":
-                fault.unlink()
+        if (Path("faults") / f"fail-{path.parts[-3]}").exists():
             raise SystemExit(f"{path}: failed as the test asked")
     return _carry_out_all(options, **more)
 '''
@@ -67,14 +64,13 @@ class Faults:
         """Return whether a run of the variant waits, or waited when it was killed."""
         return (self.folder / f"hold-{variant}.reached").exists()
 
-    def fail(self, variant: str, how: str) -> None:
-        """Let runs of a variant end with an error: ``once`` or ``always``."""
-        (self.folder / f"fail-{variant}").write_text(how)
+    def fail(self, variant: str) -> None:
+        """Let runs of a variant end with an error."""
+        (self.folder / f"fail-{variant}").touch()
 
     def release(self, variant: str) -> None:
-        """Let runs of a variant work."""
-        for name in ("hold", "fail"):
-            (self.folder / f"{name}-{variant}").unlink(missing_ok=True)
+        """Let runs of a variant go on."""
+        (self.folder / f"hold-{variant}").unlink()
 
     def mend(self) -> None:
         """Let all runs work."""

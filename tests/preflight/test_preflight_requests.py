@@ -1,5 +1,6 @@
 """What jobs ask a cluster for. Nothing here needs torch."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,17 @@ def test_a_job_needs_the_time_of_all_its_runs_and_the_memory_of_the_largest():
     trained = asked.of_runs(runs(asked, "lora"), scores=False)
     scored = asked.of_runs(runs(asked, "lora"), trains=False)
     assert 0 < scored.seconds < trained.seconds < together.seconds
+
+
+def test_processes_that_train_together_ask_for_a_card_and_the_memory_each():
+    asked = ask(GRID | {"preflight": {"device": "l4-24"}})
+    expansion = dataclasses.replace(asked.expansion, suite={**asked.expansion.suite, "processes": 2})
+    two = Requests(expansion, CONFIG, Path("nowhere"))
+    alone, together = (each.of_runs(runs(each, "lora")) for each in (asked, two))
+    assert (asked.cards_of(alone), two.cards_of(together)) == (1, 2)
+    assert two.megabytes(together, 1) == pytest.approx(2 * asked.megabytes(alone, 1), abs=1)
+    assert two.cards_of(two.of_runs(runs(two, "lora"), trains=False)) == 1  # scoring is one process's
+    assert two.cards_of(two.of_runs(runs(two, "majority"))) == 0
 
 
 def test_longer_runs_ask_for_longer():

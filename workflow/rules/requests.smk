@@ -18,7 +18,7 @@ def ask_for(get_need):
         return REQUESTS.minutes(get_need(wildcards), attempt)
 
     def get_cards(wildcards):
-        return 1 if get_need(wildcards).card else None
+        return REQUESTS.cards_of(get_need(wildcards)) or None
 
     asked = {"mem_mb": get_memory, "runtime": get_minutes}
     return {**asked, "gpu": get_cards} if REQUESTS.cards else asked
