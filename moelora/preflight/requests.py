@@ -87,7 +87,6 @@ class Requests:
         self.cards = bool(asked.get("device") or asked.get("device_memory_gib"))
         self._memory_factor = asked.get("memory_factor", MEMORY_FACTOR)
         self._time_factor = asked.get("time_factor", TIME_FACTOR)
-        self._processes = expansion.suite.get("processes", 1)
         threads = expansion.suite["threads"]
         host = Device("the host", None, threads * THREAD_TERAFLOPS, HOST_BANDWIDTH)
         self._device = choose_device(asked) if self.cards else host
@@ -112,10 +111,10 @@ class Requests:
         """Return the need of work of which no file says how much it is."""
         return Need(UNKNOWN_SECONDS, UNKNOWN_BYTES, card=self.cards)
 
-    def of_runs(self, runs: Iterable[Run], *, trains: bool = True, scores: bool = True) -> Need:
+    def of_runs(self, runs: Iterable[Run], *, trains: bool = True, scores: bool = True, processes: int = 1) -> Need:
         """Return the need of a job that trains runs, scores them, or both, one after the other."""
         need = reduce(add, (self._of_run(run, trains, scores) for run in runs))
-        return dataclasses.replace(need, processes=self._processes) if trains else need
+        return dataclasses.replace(need, processes=processes)
 
     def of_tuning(self, run: Run) -> Need:
         """Return the need of choosing a learning rate by trials that vary a run's plan."""

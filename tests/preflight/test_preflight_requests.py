@@ -1,6 +1,5 @@
 """What jobs ask a cluster for. Nothing here needs torch."""
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -82,13 +81,10 @@ def test_a_job_needs_the_time_of_all_its_runs_and_the_memory_of_the_largest():
 
 def test_processes_that_train_together_ask_for_a_card_and_the_memory_each():
     asked = ask(GRID | {"preflight": {"device": "l4-24"}})
-    expansion = dataclasses.replace(asked.expansion, suite={**asked.expansion.suite, "processes": 2})
-    two = Requests(expansion, CONFIG, Path("nowhere"))
-    alone, together = (each.of_runs(runs(each, "lora")) for each in (asked, two))
-    assert (asked.cards_of(alone), two.cards_of(together)) == (1, 2)
-    assert two.megabytes(together, 1) == pytest.approx(2 * asked.megabytes(alone, 1), abs=1)
-    assert two.cards_of(two.of_runs(runs(two, "lora"), trains=False)) == 1  # scoring is one process's
-    assert two.cards_of(two.of_runs(runs(two, "majority"))) == 0
+    alone, together = (asked.of_runs(runs(asked, "lora"), processes=number) for number in (1, 2))
+    assert (asked.cards_of(alone), asked.cards_of(together)) == (1, 2)
+    assert asked.megabytes(together, 1) == pytest.approx(2 * asked.megabytes(alone, 1), abs=1)
+    assert asked.cards_of(asked.of_runs(runs(asked, "majority"), processes=2)) == 0
 
 
 def test_longer_runs_ask_for_longer():

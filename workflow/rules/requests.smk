@@ -28,7 +28,8 @@ def ask_for(get_need):
 def find_job_need(name, trains, scores):
     """Return what the job of this name needs to train its runs, to score them, or both."""
     runs = EXPANSION.job_by_name[name].runs
-    return REQUESTS.of_runs(runs, trains=trains, scores=scores)
+    processes = SUITE.get("processes", 1) if trains else 1
+    return REQUESTS.of_runs(runs, trains=trains, scores=scores, processes=processes)
 
 
 def get_training_need(wildcards):
