@@ -1,6 +1,7 @@
 # make run    a fresh clone becomes a report: environment in .venv, then the built-in suite
 # make test   the tests that need no network, no GPU and no download
 # make bench  time and memory beside PEFT and the public packages on one CPU core, minutes; bench-gpu the same on a GPU
+# make slurm-faults  jobs that fail, are killed, requeued and out of time, on a SLURM started here; slurm-tiny the built-in suite
 # make battery  every method through every check; writes the registry of proven methods and docs/methods
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +12,7 @@ SLOW_WORKERS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.moelora-installed
 
-.PHONY: run test test-slow battery bench bench-gpu docs lint format environment clean
+.PHONY: run test test-slow battery bench bench-gpu slurm-faults slurm-tiny docs lint format environment clean
 
 run: environment
 	$(BIN)/snakemake --cores $(CORES)
@@ -45,6 +46,15 @@ bench: environment
 
 bench-gpu: environment
 	$(BIN)/python -m bench run --preset gpu --rounds $(ROUNDS) --name bench-gpu
+
+# A SLURM of one node, started for the tests: everything that can happen to jobs, and the built-in suite as jobs. Needs
+# root and Debian's slurm-wlm and munge. What squeue showed is left in LOGS.
+LOGS ?= results/cluster
+slurm-faults: environment
+	MOELORA_CLUSTER_LOGS=$(abspath $(LOGS)) $(BIN)/python -m pytest -m slow tests/cluster/test_slurm.py -k everything
+
+slurm-tiny: environment
+	MOELORA_CLUSTER_LOGS=$(abspath $(LOGS)) MOELORA_SLURM_TINY=1 $(BIN)/python -m pytest -m slow tests/cluster/test_slurm.py -k whole
 
 docs: environment
 	$(BIN)/moelora docs

@@ -81,7 +81,8 @@ def estimate(
     }
 
 
-def _load(run: Run, document: Mapping[str, Any], sizes: Sizes, counts: Counts, length: Length) -> Load:
+def load_of(run: Run, document: Mapping[str, Any], sizes: Sizes, counts: Counts, length: Length) -> Load:
+    """Return what a run puts on a card, from its plan, its parameters and its length."""
     training, batch = run.plan["training"], run.plan["evaluation"]["batch_size"]
     beams = BEAMS if length.generated else 1
     return Load(
@@ -118,7 +119,7 @@ def _row(runs, document, sizes, facts, expansion, device, measured) -> dict[str,
     seen = set()
     for run in runs:
         length = run_length(run.plan, facts, untrained)
-        loads.append(_load(run, document, sizes, counts, length))
+        loads.append(load_of(run, document, sizes, counts, length))
         own = training_seconds(run, length, sizes, adapter, extra, device)
         if known and length.tokens:
             own, basis = length.tokens / known["tokens_per_second"], f"measured on {known['device']}"
@@ -197,16 +198,14 @@ def refuse(words: str, load: Load, training: int, scoring: int, device: Device) 
     return f"{words}: scoring takes about {scoring / GIB:.1f} GiB {short}; {advice}"
 
 
-def _sensitivity_rows(expansion, document, sizes, facts, device) -> list[dict[str, Any]]:
-    """Return what measuring the sensitivities of a model takes, where experts are allocated on it."""
+def sensitivity_load(expansion, document, sizes, facts, device) -> tuple[float, Load]:
+    """Return the seconds that measuring the sensitivities of a model takes, and what it puts on a card."""
     model, settings = document["name"], expansion.suite["sensitivity"]
-    if model not in expansion.allocated_models:
-        return []
-    stability, tasks = settings["stability"], expansion.model_tasks(model)
+    stability = settings["stability"]
     passes = settings["examples"] * len(expansion.model_scores(model))
     passes += max(stability["examples"]) * len(stability["seeds"]) if stability else 0
     seconds, longest = 0.0, 0.0
-    for task in tasks:
+    for task in expansion.model_tasks(model):
         run = expansion.sensitivity_run(model, task)
         one = next(member for member in run.plan["tasks"] if member["name"] == task)
         length = run_length({**run.plan, "tasks": [one]}, facts, untrained=True)
@@ -220,6 +219,16 @@ def _sensitivity_rows(expansion, document, sizes, facts, device) -> list[dict[st
         sizes, dtype, document.get("quantisation"), dtype, 0, 0, settings["batch_size"], 1, longest,
         settings["checkpointing"],
     )  # fmt: skip
+    return seconds, load
+
+
+def _sensitivity_rows(expansion, document, sizes, facts, device) -> list[dict[str, Any]]:
+    """Return what measuring the sensitivities of a model takes, where experts are allocated on it."""
+    model = document["name"]
+    if model not in expansion.allocated_models:
+        return []
+    tasks = expansion.model_tasks(model)
+    seconds, load = sensitivity_load(expansion, document, sizes, facts, device)
     refused = refuse(f"sensitivities of {model}", load, load.training, 0, device)
     if refused:  # its settings are those of the sensitivity, not of training
         refused = refused.replace("training.checkpointing", "sensitivity.checkpointing")

@@ -6,6 +6,7 @@ rule data:
         directory(get_suite_path(layout.DATA)),
     log:
         get_suite_path(layout.log("data", "data")),
+    localrule: True
     params:
         fingerprint=get_command_fingerprint("moelora.tasks.builtin.data"),
     shell:
@@ -22,6 +23,7 @@ rule base:
         get_suite_path(layout.log("base", "{model}")),
     threads: 1
     resources:
+        **ask_for(get_unknown_need),
         gpu_percent=CARD_PERCENT,
     params:
         fingerprint=get_command_fingerprint("moelora.tasks.builtin.models"),

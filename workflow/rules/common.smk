@@ -274,9 +274,22 @@ def get_manifests():
     return [get_suite_path(job.manifest) for job in EXPANSION.jobs]
 
 
+def get_cores():
+    """Return the cores that jobs share; none on a cluster, which is told how many jobs instead."""
+    try:
+        return None if workflow.remote_exec else workflow.cores
+    except WorkflowError:
+        return None
+
+
 def get_all_cores(wildcards):
-    """Return every core of the run: a job that takes them all has the machine to itself."""
-    return workflow.cores or 1
+    """Return every core of the run: a job that takes them all has the machine to itself. On a cluster, its threads."""
+    return get_cores() or SUITE["threads"]
+
+
+def get_retries(retries):
+    """Return how often a rule is tried again: inside a cluster's job not at all, since a try is a job of its own."""
+    return 0 if workflow.remote_exec else retries
 
 
 HAS_CARD = shutil.which("nvidia-smi") is not None

@@ -15,6 +15,7 @@ if SUITE["costs"]:
             get_suite_path(layout.log("costs", "{model}")),
         threads: get_all_cores
         resources:
+            **ask_for(get_costs_need),
             gpu_percent=WHOLE_CARD,
         params:
             rounds=SUITE["costs"]["rounds"],

@@ -13,6 +13,7 @@ if is_scored_apart():
             get_suite_path(layout.log("evaluate", "{job}")),
         threads: SUITE["threads"]
         resources:
+            **ask_for(get_scoring_need),
             gpu_percent=CARD_PERCENT,
         params:
             sources=get_job_source_options,

@@ -15,6 +15,7 @@ rule claims:
         ),
     log:
         get_suite_path(layout.log("report", "claims")),
+    localrule: True
     params:
         fingerprint=get_command_fingerprint("moelora.reporting.claims_page"),
         config=str(CONFIG_DIR.path),
@@ -48,6 +49,7 @@ rule report:
         ),
     log:
         get_suite_path(layout.log("report", "report")),
+    localrule: True
     params:
         title=SUITE["title"],
         fingerprint=get_command_fingerprint("moelora.reporting.command"),

@@ -15,6 +15,7 @@ if SEARCH:
             get_suite_path(layout.STUDY),
         log:
             get_suite_path(layout.log("search", "study")),
+        localrule: True
         params:
             sensitivities=" ".join(["--sensitivity", *get_search_sensitivities()]),
             sources=get_source_options(SEARCH["model"]),
@@ -34,9 +35,10 @@ if SEARCH:
             get_suite_path(layout.log("search", "trial-{slot}")),
         wildcard_constraints:
             slot=r"\d+",
-        retries: SEARCH["retries"]
+        retries: get_retries(SEARCH["retries"])
         threads: SUITE["threads"]
         resources:
+            **ask_for(get_trial_need),
             gpu_percent=CARD_PERCENT,
         params:
             sources=get_source_options(SEARCH["model"]),
@@ -54,6 +56,7 @@ if SEARCH:
             allocation=get_searched_allocation(),
         log:
             get_suite_path(layout.log("search", "winner")),
+        localrule: True
         params:
             allocation=(
                 " ".join(["--allocation", *get_searched_allocation()])

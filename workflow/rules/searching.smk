@@ -35,7 +35,7 @@ def get_trials():
     """Return what the trials of the search leave; a storage for one worker is refused where several would share it."""
     try:
         slots = count_trials(SEARCH, read_space(SEARCH["space"], "the search"))
-        if (workflow.cores or 1) >= 2 * SUITE["threads"]:
+        if (workflow.nodes or (get_cores() or 1) // SUITE["threads"]) > 1:
             refuse_parallel(SEARCH["storage"], f"suite '{SUITE['name']}'")
     except MoeloraError as error:
         raise WorkflowError(str(error)) from None

@@ -21,6 +21,7 @@ for _model, _score in [
             get_suite_path(layout.log("sensitivity", f"{_model}--{_score}")),
         threads: SUITE["threads"]
         resources:
+            **ask_for(get_sensitivity_need(_model)),
             gpu_percent=CARD_PERCENT,
         params:
             tasks=EXPANSION.model_tasks(_model),
@@ -55,6 +56,7 @@ for _model in EXPANSION.allocated_models if SUITE["sensitivity"]["stability"] el
             get_suite_path(layout.log("stability", _model)),
         threads: SUITE["threads"]
         resources:
+            **ask_for(get_sensitivity_need(_model)),
             gpu_percent=CARD_PERCENT,
         params:
             tasks=EXPANSION.model_tasks(_model),

@@ -9,6 +9,7 @@ rule collect:
         RECORDS,
     log:
         get_suite_path(layout.log("collect", "records")),
+    localrule: True
     params:
         fingerprint=get_command_fingerprint("moelora.reporting.collect"),
     shell:

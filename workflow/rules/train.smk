@@ -15,6 +15,7 @@ rule tune:
         get_suite_path(layout.log("tune", "{model}--{label}--{task}")),
     threads: SUITE["threads"]
     resources:
+        **ask_for(get_tuning_need),
         gpu_percent=CARD_PERCENT,
     params:
         tune=get_tuning_settings,
@@ -34,6 +35,7 @@ rule train:
         get_suite_path(layout.log("train", "{job}")),
     threads: SUITE["threads"]
     resources:
+        **ask_for(get_training_need),
         gpu_percent=CARD_PERCENT,
     params:
         evaluate="" if is_scored_apart() else "--evaluate",
