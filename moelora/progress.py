@@ -14,14 +14,15 @@ logger = logging.getLogger("moelora")
 
 
 class Progress:
-    """Count work done; draws a bar on a terminal and logs about ten lines with an estimate elsewhere."""
+    """Count work done; draws a bar on a terminal and logs about ten lines with an estimate elsewhere, if ``shown``."""
 
-    def __init__(self, total: int, label: str, done: int = 0):
+    def __init__(self, total: int, label: str, done: int = 0, shown: bool = True):
+        self.shown = shown
         self.total, self.label, self.done = total, label, done
         self.started, self.start_done = time.monotonic(), done
         self.next_line = done + max(1, total // 10)
         self.bar = None
-        if sys.stderr.isatty():
+        if shown and sys.stderr.isatty():
             from tqdm import tqdm
 
             self.bar = tqdm(total=total, initial=done, desc=label, leave=False, dynamic_ncols=True)
@@ -33,7 +34,7 @@ class Progress:
             self.bar.update(1)
             if note:
                 self.bar.set_postfix_str(note, refresh=False)
-        elif self.done >= self.next_line or self.done == self.total:
+        elif self.shown and (self.done >= self.next_line or self.done == self.total):
             self.next_line = self.done + max(1, self.total // 10)
             seconds = time.monotonic() - self.started
             left = seconds / max(1, self.done - self.start_done) * (self.total - self.done)

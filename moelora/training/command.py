@@ -1,6 +1,7 @@
 """``moelora train`` and ``moelora evaluate``: carry out the plans of one job and leave its manifest."""
 
 import argparse
+import logging
 import os
 from pathlib import Path
 
@@ -38,16 +39,36 @@ def run(options: argparse.Namespace) -> int:
 
 
 def carry_out_all(options: argparse.Namespace, *, evaluate: bool) -> int:
-    """Carry out the plans one after the other; a failed run does not stop the others."""
-    start_logging(str(options.log) if options.log else None)
+    """Carry out the plans one after the other; a failed run does not stop the others.
+
+    Of several processes the first does this, and the others train with it.
+    """
     import torch
 
+    from moelora.training.processes import join
+
+    if threads := os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(int(threads))
+    crew = join()
+    start_logging(str(options.log) if options.log and crew.main else None)
+    if not crew.main:
+        logger.setLevel(logging.WARNING)
+        crew.follow()
+        return 0
+    try:
+        _carry_out_all(options, evaluate)
+    except Exception:
+        crew.dismiss()
+        raise
+    crew.dismiss()
+    return 0
+
+
+def _carry_out_all(options: argparse.Namespace, evaluate: bool) -> None:
     from moelora.fingerprint import method_fingerprint
     from moelora.training.identity import open_run
     from moelora.training.run import carry_out
 
-    if threads := os.environ.get("OMP_NUM_THREADS"):
-        torch.set_num_threads(int(threads))
     runs = []
     for path in options.plans:
         opened = open_run(
@@ -65,7 +86,6 @@ def carry_out_all(options: argparse.Namespace, *, evaluate: bool) -> int:
                 logger.info("%s: %s", opened.label, summary(record))
     if options.manifest:
         write_manifest(options.manifest, runs)
-    return 0
 
 
 def summary(record: dict) -> str:

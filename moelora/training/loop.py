@@ -5,7 +5,6 @@ depend on how the batch was cut. A balance loss enters as the mean over micro-ba
 is not linear in the batch still depends on the cut, and the record declares it.
 """
 
-import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from moelora.models import select_head
 from moelora.progress import Progress, logger
 from moelora.training.encode import ANSWERS, Encoded, collate
 from moelora.training.losses import loss_items, summed_loss
+from moelora.training.processes import crew_of
 from moelora.training.state import load_state, save_state, trainable_tensors
 
 NO_HOOKS = Hooks()
@@ -103,40 +103,39 @@ def one_step(
     hooks: Hooks = NO_HOOKS,
     loss_on: str = ANSWERS,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Accumulate the gradients of one effective batch; return its mean task loss and its balance loss (detached)."""
-    world, rank = accelerator.num_processes, accelerator.process_index
-    parts = [cut_batch(batch[process::world], micro_batch_size) for process in range(world)]
-    items = sum(loss_items(micro, kind, loss_on) for part in parts for micro in part)
-    micro_batches = parts[rank]
+    """Accumulate the gradients of one effective batch; return its mean task loss and its balance loss (detached).
+
+    Several processes share each micro-batch, and all end with the same gradients and losses.
+    """
+    crew = crew_of(accelerator)
+    micro_batches = cut_batch(batch, micro_batch_size)
+    items = sum(loss_items(micro, kind, loss_on) for micro in micro_batches)
     task_sum = torch.zeros((), device=accelerator.device)
     balance_sum = torch.zeros((), device=accelerator.device)
-    for index, micro in enumerate(micro_batches):
-        last = index == len(micro_batches) - 1
-        tensors = collate(micro, pad_id, kind, accelerator.device, loss_on)
-        if hooks.before_batch is not None:
-            hooks.before_batch(model, micro)
-        with select_head(model, micro[0].task), _synchronised(accelerator, model, last):
-            loss = summed_loss(model, tensors, kind) * (world / items)
-            task_sum += loss.detach() / world
-            share = len(micro) * world / len(batch)
-            extra = balance(model) if balance is not None else None
-            if extra is not None:
-                loss = loss + extra * share
-                balance_sum += extra.detach() * share / world
-            if hooks.extra_loss is not None and (penalty := hooks.extra_loss(model)) is not None:
-                loss = loss + penalty * share
-            accelerator.backward(loss)
-    return task_sum, balance_sum
+    with crew.together():
+        for micro in micro_batches:
+            part = crew.part(micro)
+            tensors = collate(part.examples, pad_id, kind, accelerator.device, loss_on, part.length)
+            if hooks.before_batch is not None:
+                hooks.before_batch(model, part.examples)
+            with select_head(model, micro[0].task):
+                loss = summed_loss(model, tensors, kind) * (part.weight / items)
+                task_sum = task_sum + loss.detach()
+                share = len(micro) / len(batch)
+                extra = crew.balance(balance, model, part)
+                if extra is not None:
+                    loss = loss + extra * share
+                    balance_sum = balance_sum + extra.detach() * share
+                if hooks.extra_loss is not None and (penalty := hooks.extra_loss(model)) is not None:
+                    loss = loss + penalty * (share / crew.world)
+                accelerator.backward(loss)
+    crew.sum_gradients(model)
+    return crew.total(task_sum), balance_sum
 
 
 def cut_batch(batch: list[Encoded], size: int) -> list[list[Encoded]]:
     """Return a batch in parts of at most ``size`` examples."""
     return [batch[start : start + size] for start in range(0, len(batch), size)]
-
-
-def _synchronised(accelerator: Any, model: torch.nn.Module, last: bool) -> Any:
-    """Let processes exchange gradients in the last micro-batch of a step only."""
-    return contextlib.nullcontext() if last else accelerator.no_sync(model)
 
 
 def train_loop(
@@ -166,26 +165,29 @@ def train_loop(
         state_path: where the state is kept; without it nothing is saved and nothing resumed.
         label: shown beside the progress.
     """
+    crew = crew_of(accelerator)
     optimizer, scheduler = make_optimizer(model, training, len(steps))
-    model, optimizer = accelerator.prepare(model, optimizer)
+    model, optimizer = crew.prepare(accelerator, model, optimizer)
     model.train()
     result = LoopResult(
         micro_batch_size=min(training["micro_batch_size"] or training["batch_size"], training["batch_size"])
     )
-    running, running_balance, start = 0.0, 0.0, 0
+    running, running_balance, start, trained_by = 0.0, 0.0, 0, 1
     bare = accelerator.unwrap_model(model)
     trained = list(trainable_tensors(model).values())
-    if state_path is not None and (progress := load_state(state_path, bare, optimizer, scheduler)) is not None:
+    if state_path is not None and (progress := crew.restore(load_state, state_path, bare, optimizer, scheduler)):
         if hooks.load_state is not None:
             hooks.load_state(bare, progress["method"])
         start, running, running_balance = progress["step"], progress["running"], progress["running_balance"]
         for name in RESUMED_FIELDS:
             setattr(result, name, progress[name])
         result.resumed = progress["resumed"] + 1
+        trained_by = len(progress.get("generators", ())) or 1
         logger.info("%s: resumed at step %d of %d", label, start, len(steps))
+    crew.note(result.declarations, trained_by, start)
     loss_on = training.get("loss_on", ANSWERS)
     every, log_every = training.get("checkpoint_every_steps"), training["log_every_steps"]
-    bar = Progress(len(steps), label, start)
+    bar = Progress(len(steps), label, start, shown=crew.main)
     began = _clocks()
     for step in range(start, len(steps)):
         batch = steps[step]
@@ -198,8 +200,9 @@ def train_loop(
                 break
             except torch.OutOfMemoryError as error:
                 optimizer.zero_grad(set_to_none=True)
-                if result.micro_batch_size == 1:
-                    return _stopped(result, "out_of_memory", f"micro-batch of 1 did not fit: {error}", step, began)
+                if result.micro_batch_size <= crew.world:  # every process had one example, or none
+                    size = result.micro_batch_size
+                    return _stopped(result, "out_of_memory", f"micro-batch of {size} did not fit: {error}", step, began)
                 result.micro_batch_size //= 2
                 result.declarations.append(
                     f"out of memory at step {step + 1}: micro-batch halved to {result.micro_batch_size}, "
@@ -233,7 +236,8 @@ def train_loop(
         bar.advance(f"loss {result.loss_curve[-1][1]:.3f}" if result.loss_curve else "")
         if state_path is not None and every and done % every == 0 and done < len(steps):
             result.add_time(began)
-            save_state(
+            crew.save(
+                save_state,
                 state_path,
                 bare,
                 optimizer,

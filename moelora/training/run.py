@@ -13,9 +13,10 @@ from moelora.progress import logger
 from moelora.records.environment import now, peak_memory_bytes
 from moelora.training.declarations import declarations, parent_declarations, source_declarations
 from moelora.training.device import choose_device, make_accelerator
+from moelora.training.fit import fit
 from moelora.training.identity import Run, base_digest
 from moelora.training.record import failed_record, make_record, skipped_record
-from moelora.training.sources import load_tasks, load_watched, training_tasks
+from moelora.training.sources import load_tasks, load_watched
 
 
 def train_run(run: Run) -> Any:
@@ -27,16 +28,11 @@ def train_run(run: Run) -> Any:
         AdapterError: the run was trained before, but its adapter was changed or truncated since.
     """
     from moelora.methods import get_method
-    from moelora.seeds import derive_seed
-    from moelora.training.attach import adapter_file, attach, load_adapter, recompute_activations, save_adapter
-    from moelora.training.encode import encode_training
-    from moelora.training.loop import LoopResult, train_loop
-    from moelora.training.order import all_steps
+    from moelora.training.attach import adapter_file, attach, load_adapter, save_adapter
     from moelora.training.parent import load_parent, write_identity
-    from moelora.training.state import seed_everything
+    from moelora.training.processes import crew_of
 
-    plan, training = run.plan, run.plan["training"]
-    parent = plan.get("parent")
+    plan, parent = run.plan, run.plan.get("parent")
     tasks = load_tasks(plan, run.data_dir)
     accelerator = make_accelerator(plan)
     method = get_method(plan["method"])
@@ -56,41 +52,8 @@ def train_run(run: Run) -> Any:
                 load_parent(attached, run)
             return attached, trained
     started = now()
-    attached = attach(plan, tasks, run.base_dir, accelerator.device)
-    if parent:
-        load_parent(attached, run)
-    parameters = attached.parameters()
-    result = LoopResult()
-    trained_data = None
-    further = method.abilities.trains and parameters["trainable"] and (parent is None or parent["continue"])
-    if further:
-        examples = []
-        trained_on, trained_data = training_tasks(plan, tasks)
-        for task in trained_on:
-            examples += encode_training(task, training.get("max_examples"), attached.base.tokenizer, training)
-        steps = all_steps(
-            examples,
-            training["batch_size"],
-            plan["seed"],
-            epochs=training.get("epochs"),
-            max_steps=training.get("max_steps"),
-            by_task=tasks[0].kind != "multiple_choice",
-            sampling=training.get("sampling"),
-        )
-        recompute_activations(attached.model, training)
-        seed_everything(derive_seed("training", plan["seed"]))
-        result = train_loop(
-            attached.model,
-            steps,
-            {task.name: task.kind for task in trained_on},
-            training,
-            attached.base.tokenizer.pad_token_id,
-            accelerator,
-            balance=balance_of(method),
-            hooks=method.make_hooks(attached.settings),
-            state_path=run.folder / ".state" / f"{run.key}.pt",
-            label=run.label,
-        )
+    fitted = crew_of(accelerator).lead(fit, run)
+    attached, result, parameters, further = fitted.attached, fitted.result, fitted.parameters, fitted.further
     declare = method.make_hooks(attached.settings).declare
     declared = declare(attached.model) if declare and result.status == "finished" and parameters["trainable"] else []
     document = {
@@ -113,7 +76,8 @@ def train_run(run: Run) -> Any:
                 "resumed",
             )
         }
-        | ({"data": trained_data} if trained_data else {}),
+        | ({"processes": accelerator.num_processes} if accelerator.num_processes > 1 else {})
+        | ({"data": fitted.data} if fitted.data else {}),
         "parameters": parameters,
         "attached": attached.layers(),
         "match": attached.matched.record() if attached.matched else None,

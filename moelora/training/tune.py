@@ -148,9 +148,11 @@ def run(options: argparse.Namespace) -> int:
     """
     from moelora.plans import resolve
     from moelora.training.identity import suite_root
+    from moelora.training.processes import refuse_several
     from moelora.training.sources import load_tasks
 
     start_logging()
+    refuse_several("tune")
     tune = options.tune
     document = read_json(options.plan, "plan")
     document["pending"].pop("learning_rate", None)
