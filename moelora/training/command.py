@@ -52,7 +52,7 @@ def carry_out_all(options: argparse.Namespace, *, evaluate: bool) -> int:
     crew = join()
     start_logging(str(options.log) if options.log and crew.main else None)
     if not crew.main:
-        logger.setLevel(logging.WARNING)
+        logger.setLevel(logging.ERROR)
         crew.follow()
         return 0
     try:

@@ -1,0 +1,110 @@
+"""``moelora train`` started in two processes, beside the same plans in one."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from world import plan, task_document, write_plan
+
+from moelora.training.identity import open_run
+from moelora.training.run import carry_out
+
+pytestmark = pytest.mark.slow
+
+
+def documents() -> dict[str, dict]:
+    """Return a decoder with experts and a balance loss, and an encoder with two heads; both save their state."""
+    settings = {"dropout": 0.0}
+    return {
+        "decoder": plan(
+            "decoder", [task_document("pick", "multiple_choice")], "mixlora", settings, micro_batch_size=4,
+            checkpoint_every_steps=4,
+        ),
+        "encoder": plan(
+            "encoder", [task_document("mood"), task_document("odd")], "lora", settings, checkpoint_every_steps=4
+        ),
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def without_dropout(world, tmp_path_factory):
+    """Return the world with an encoder that has no dropout of its own: two processes would draw other masks."""
+    import shutil
+
+    folder = tmp_path_factory.mktemp("still")
+    shutil.copytree(world, folder, dirs_exist_ok=True)
+    path = folder / "encoder" / "config.json"
+    config = json.loads(path.read_text()) | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    path.write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(without_dropout, tmp_path_factory):
+    """Return the runs and records of one process."""
+    root, found = tmp_path_factory.mktemp("alone"), {}
+    for name, document in documents().items():
+        run = open_run(write_plan(root, document), "test", without_dropout / "data", without_dropout / name)
+        found[name] = (run, carry_out(run, evaluate=True))
+    return found
+
+
+def start(world, root, name: str, document: dict, **environment: str) -> subprocess.CompletedProcess:
+    path = write_plan(root, document)
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "moelora",
+         "train", "--plans", path, "--evaluate", "--fingerprint", "test", "--data", world / "data",
+         "--base", world / name, "--manifest", root / "manifest.json"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment},
+        capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "environment"),
+    [
+        ("decoder", {}),
+        ("encoder", {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}),
+    ],
+    ids=["data parallel", "sharded"],
+)
+def test_two_processes_leave_the_run_of_one(without_dropout, alone, tmp_path, name, environment):
+    done = start(without_dropout, tmp_path, name, documents()[name], **environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    run, expected = alone[name]
+    (folder,) = (path.parent for path in tmp_path.rglob("record.json"))
+    record = json.loads((folder / "record.json").read_text())
+    assert record["status"] == "finished" and record["training"]["processes"] == 2
+    assert record["id"] == expected["id"], "the run is the same one whoever trains it"
+    assert any("trained by 2 processes from step 1 on" in said for said in record["declarations"])
+    for curve in ("loss_curve", "balance_curve"):
+        ours, theirs = record["training"][curve], expected["training"][curve]
+        assert [step for step, _ in ours] == [step for step, _ in theirs] and len(ours) == (
+            3 if curve == "loss_curve" or name == "decoder" else 0
+        )
+        assert [value for _, value in ours] == pytest.approx([value for _, value in theirs], rel=1e-4)
+    assert record["training"]["tokens"] == expected["training"]["tokens"]
+    ours, theirs = (load_file(one / "adapter" / "adapter_model.safetensors") for one in (folder, run.folder))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.allclose(ours[key], theirs[key], atol=1e-3) for key in ours)
+    assert record["scores"].keys() == expected["scores"].keys()
+    assert not (folder / ".state").exists() and not list(folder.glob(".*tmp*"))
+    log = (folder / "log.txt").read_text()
+    assert log.count("12 of 12") == 1, "only the main process logs"
+    assert json.loads((tmp_path / "manifest.json").read_text())["runs"][0]["status"] == "finished"
+
+
+def test_an_error_of_the_plan_ends_all_processes(without_dropout, tmp_path):
+    document = documents()["encoder"]
+    done = start(
+        without_dropout, tmp_path, "encoder", {**document, "method": "adalora", "variant": "adalora",
+        "settings": plan("encoder", document["tasks"], "adalora")["settings"]},
+        ACCELERATE_USE_FSDP="true", FSDP_VERSION="2",
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "moelora: error: method 'adalora' looks at whole parameters" in done.stderr, done.stderr[-3000:]
+    assert not list(tmp_path.rglob("record.json"))
