@@ -303,7 +303,9 @@ class Several(Alone):
                     train(run, self)
             except Exception as error:
                 if not isinstance(error, (ProcessError, OtherProcessError)):
-                    logger.exception("process %d of %d: %s failed", self.rank, self.world, run.label)
+                    plain = isinstance(error, MoeloraError)  # the message says what to do; a traceback would hide it
+                    words = "process %d of %d: %s failed: %s"
+                    logger.error(words, self.rank, self.world, run.label, error, exc_info=not plain)
 
     def dismiss(self) -> None:
         """Let the other processes end."""

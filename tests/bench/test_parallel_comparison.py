@@ -3,9 +3,9 @@
 import json
 
 import pytest
+
 from bench import parallel, parallel_cases
 from bench.parallel_models import make_base
-
 from moelora.tuners.sharding import blocks
 
 ROUNDING = 1e-11
