@@ -1,6 +1,5 @@
 """Small models, batches and an accelerator of one process for `bench.parallel`."""
 
-import contextlib
 import dataclasses
 from types import SimpleNamespace
 from typing import Any
@@ -58,10 +57,6 @@ class OneProcess:
     def clip_grad_norm_(self, parameters: Any, norm: float) -> None:
         """Clip gradients."""
         torch.nn.utils.clip_grad_norm_(parameters, norm)
-
-    def no_sync(self, _model: Any) -> Any:
-        """Return a context that does nothing."""
-        return contextlib.nullcontext()
 
 
 def make_base(kind: str, tasks: int = 1, dtype: torch.dtype = torch.float64, width: int = 16) -> BaseModel:

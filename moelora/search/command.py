@@ -55,8 +55,10 @@ def run(options: argparse.Namespace) -> int:
         MoeloraError: data, model or disk stand in the way.
     """
     from moelora.search.worker import work
+    from moelora.training.processes import refuse_several
 
     start_logging()
+    refuse_several("search")
     # a scheduler ends a job with this signal: the trial is to be told as called off, as for a person's Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     study = open_study_file(options.study)

@@ -112,7 +112,7 @@ def one_step(
     items = sum(loss_items(micro, kind, loss_on) for micro in micro_batches)
     task_sum = torch.zeros((), device=accelerator.device)
     balance_sum = torch.zeros((), device=accelerator.device)
-    with crew.together():
+    with crew.together(stepping=True):
         for micro in micro_batches:
             part = crew.part(micro)
             tensors = collate(part.examples, pad_id, kind, accelerator.device, loss_on, part.length)
@@ -253,6 +253,9 @@ def train_loop(
             )
             began = _clocks()
     bar.close()
+    if not crew.are_same(bare):
+        result.declarations.append("the processes ended with different parameters; those of the main one are kept")
+        logger.warning("%s: %s", label, result.declarations[-1])
     result.add_time(began)
     result.steps = len(steps)
     result.accumulation_steps = -(-training["batch_size"] // result.micro_batch_size)

@@ -16,6 +16,7 @@ told at the next signal and raised in all, so that nobody waits for somebody who
 import contextlib
 import dataclasses
 import datetime
+import hashlib
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,6 +29,7 @@ from moelora.progress import logger
 from moelora.seeds import derive_seed
 
 FINE, OUT_OF_MEMORY, FAILED = 0, 1, 2
+UNSUPPORTED = ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")
 PATIENCE = datetime.timedelta(days=365)  # the main process may score for days before it trains the next run
 BUCKET_BYTES = 64 * 2**20  # gradients are exchanged in pieces of this size, which bounds the memory for copies
 
@@ -79,11 +81,15 @@ class Alone:
         """Return model and optimiser as accelerate wraps them."""
         return accelerator.prepare(model, optimizer)
 
+    def are_same(self, model: Any) -> bool:
+        """Say whether the trained parameters have the same bits in all processes."""
+        return True
+
     def balance(self, function: "Callable | None", model: Any, part: Part) -> "torch.Tensor | None":
         """Return the balance loss of a micro-batch, or ``None``."""
         return None if function is None else function(model)
 
-    def together(self) -> Any:
+    def together(self, stepping: bool = False) -> Any:
         """Return a context in which what fails in one process is raised in all."""
         return contextlib.nullcontext()
 
@@ -148,8 +154,24 @@ class Several(Alone):
         DistributedDataParallel exchanges them during the backward pass. A process that runs out of memory there leaves
         the others waiting for ever; after the pass all can agree to try it again in smaller parts.
         """
-        model = accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
-        return model, accelerator.prepare_optimizer(optimizer, device_placement=False)
+        with self.together():
+            if not self.are_same(model):
+                raise ConfigError(
+                    f"the {self.world} processes start from different values; see to it that all run the same code on "
+                    "the same base model"
+                )
+            model = accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
+            return model, accelerator.prepare_optimizer(optimizer, device_placement=False)
+
+    def are_same(self, model: Any) -> bool:
+        """Say whether the trained parameters have the same bits in all processes; sharded ones are parts of one."""
+        if self.sharded:
+            return True
+        digest = hashlib.sha256()
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return len(set(self._gather(digest.digest()))) == 1
 
     def balance(self, function: "Callable | None", model: Any, part: Part) -> "torch.Tensor | None":
         """Return the balance loss of all processes' shares of a micro-batch, or ``None``."""
@@ -159,14 +181,23 @@ class Several(Alone):
         return function(model, gather, part.counts)
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """Raise what fails in one process in all; leave the block when all are through."""
+    def together(self, stepping: bool = False) -> Iterator[None]:
+        """Raise what fails in one process in all; leave the block when all are through.
+
+        Args:
+            stepping: whether the block passes through the model. Sharded, its blocks wait for all processes, to whom
+                nothing can be told there: a process that fails ends itself, and the launcher ends the others.
+        """
         try:
             yield
             self.check()
         except Exception as error:
-            if not getattr(error, "told", False):
-                self.check(error)  # raises it, or what another process has that is worse
+            if getattr(error, "told", False):
+                raise
+            if stepping and self.sharded:
+                logger.exception("process %d of %d failed in a step of a sharded model", self.rank, self.world)
+                raise SystemExit(1) from error
+            self.check(error)  # raises it, or what another process has that is worse
             raise
 
     def check(self, error: "Exception | None" = None) -> None:
@@ -306,10 +337,12 @@ class Several(Alone):
                     plain = isinstance(error, MoeloraError)  # the message says what to do; a traceback would hide it
                     words = "process %d of %d: %s failed: %s"
                     logger.error(words, self.rank, self.world, run.label, error, exc_info=not plain)
+        torch.distributed.destroy_process_group()
 
     def dismiss(self) -> None:
         """Let the other processes end."""
         self._from(0, None)
+        torch.distributed.destroy_process_group()
 
     def note(self, declarations: list[str], trained_by: int, start: int) -> None:
         """Declare how many processes train from a step on, where that is not what went before."""
@@ -423,8 +456,16 @@ def asks_for_sharding(environment: Any) -> bool:
     """Say whether the launcher asks for FSDP, as ``accelerate launch`` puts it into the environment.
 
     Raises:
-        ConfigError: it asks for its first version, or for parameters kept in the memory of the CPU.
+        ConfigError: it asks for what is not supported: FSDP's first version, parameters kept in the memory of the CPU,
+            or another way of splitting a model.
     """
+    for name in UNSUPPORTED:
+        if environment.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+            kind = name.lower().replace("_", " ")
+            raise ConfigError(
+                f"the launcher asks for {kind}, which is not supported; launch with --multi_gpu (data parallelism) or "
+                "--use_fsdp --fsdp_version 2"
+            )
     if environment.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
         return False
     version, offload = environment.get("FSDP_VERSION", "1"), environment.get("FSDP_OFFLOAD_PARAMS", "false")

@@ -59,7 +59,7 @@ def start(world, root, name: str, document: dict, **environment: str) -> subproc
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "moelora",
          "train", "--plans", path, "--evaluate", "--fingerprint", "test", "--data", world / "data",
          "--base", world / name, "--manifest", root / "manifest.json"],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment},
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
 

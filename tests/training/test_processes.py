@@ -65,6 +65,8 @@ def test_what_the_launcher_asks_for_is_done_or_refused():
     assert asks_for_sharding(wanted)
     with pytest.raises(ConfigError, match="--fsdp_version 2"):
         asks_for_sharding({"ACCELERATE_USE_FSDP": "true"})
+    with pytest.raises(ConfigError, match="asks for deepspeed"):
+        asks_for_sharding({"ACCELERATE_USE_DEEPSPEED": "true"})
     with pytest.raises(ConfigError, match="offload"):
         asks_for_sharding({**wanted, "FSDP_OFFLOAD_PARAMS": "true"})
 
