@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 import moelora.routers
 import moelora.training.loop
 from bench.parallel_models import PAD, ROWS, TRAINING, OneProcess, make_attached, make_base, make_steps
-from moelora.errors import ConfigError
+from moelora.errors import AdapterError, ConfigError
 from moelora.training.attach import Attached, adapter_file, save_adapter
 from moelora.training.device import make_accelerator
 from moelora.training.loop import LoopResult, one_step, train_loop
@@ -222,6 +222,35 @@ def sharded(kind: str, method: str, **settings: Any) -> dict[str, Any]:
     return found
 
 
+def sharded_by_linear() -> dict[str, Any]:
+    """Make each frozen linear a unit of its own: MixLoRA calls it as a module then, and MixDoRA refuses."""
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
+    def cut(attached: Attached) -> Attached:
+        for module in list(attached.model.modules()):
+            if type(module) is torch.nn.Linear and not module.weight.requires_grad:
+                fully_shard(module, mesh=mesh())
+        fully_shard(attached.model, mesh=mesh())
+        for module in attached.model.modules():
+            if isinstance(module, FSDPModule):
+                module.set_gradient_divide_factor(1.0)
+                module.set_force_sum_reduction_for_comms(True)
+        return attached
+
+    accelerator()
+    make = partial(make_attached, "llama", "mixlora")
+    with sharding():
+        ours, alone = gradients(cut(make()), "llama", True), gradients(make(), "llama", False)
+        found: dict[str, Any] = {"gradient": distance(ours, alone)}
+        refused = cut(make_attached("llama", "mixdora")).model
+        try:
+            refused(input_ids=torch.ones(1, 4, dtype=torch.long))
+            found["refused when sharded"] = False
+        except AdapterError as error:
+            found["refused when sharded"] = "shard whole blocks" in str(error)
+    return found
+
+
 def same_adapter(make: Callable[[], Attached], trained: Attached, folder: str) -> bool:
     """Say whether a model that is sharded and made whole again leaves the adapter file that it leaves as it is."""
     before = saved_bytes(trained, folder)
@@ -372,6 +401,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "lora, nf4": partial(quantised, "lora"),
     "mixlora, nf4": partial(quantised, "mixlora"),
     "stopped and resumed": resumed,
+    "sharded by linear: mixlora": sharded_by_linear,
     "faults": faults,
     **{
         f"sharded: {method}, {kind}": partial(sharded, kind, method)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -53,27 +54,29 @@ def alone(without_dropout, tmp_path_factory):
     return found
 
 
-def start(world, root, name: str, document: dict, **environment: str) -> subprocess.CompletedProcess:
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ACCELERATE = ["accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2", "--num_processes", "2"]
+
+
+def start(world, root, name: str, document: dict, launcher: list[str]) -> subprocess.CompletedProcess:
     path = write_plan(root, document)
+    if launcher is ACCELERATE:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            launcher = [*launcher, "--main_process_port", str(probe.getsockname()[1])]
     return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "moelora",
-         "train", "--plans", path, "--evaluate", "--fingerprint", "test", "--data", world / "data",
+        [sys.executable, "-m", *launcher, "-m", "moelora", "train", "--plans", path, "--evaluate", "--fingerprint", "test", "--data", world / "data",
          "--base", world / name, "--manifest", root / "manifest.json"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("name", "environment"),
-    [
-        ("decoder", {}),
-        ("encoder", {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}),
-    ],
-    ids=["data parallel", "sharded"],
+    ("name", "launcher"), [("decoder", TORCHRUN), ("encoder", ACCELERATE)], ids=["data parallel", "sharded"]
 )
-def test_two_processes_leave_the_run_of_one(without_dropout, alone, tmp_path, name, environment):
-    done = start(without_dropout, tmp_path, name, documents()[name], **environment)
+def test_two_processes_leave_the_run_of_one(without_dropout, alone, tmp_path, name, launcher):
+    done = start(without_dropout, tmp_path, name, documents()[name], launcher)
     assert done.returncode == 0, done.stderr[-3000:]
     run, expected = alone[name]
     (folder,) = (path.parent for path in tmp_path.rglob("record.json"))
@@ -99,12 +102,8 @@ def test_two_processes_leave_the_run_of_one(without_dropout, alone, tmp_path, na
 
 
 def test_an_error_of_the_plan_ends_all_processes(without_dropout, tmp_path):
-    document = documents()["encoder"]
-    done = start(
-        without_dropout, tmp_path, "encoder", {**document, "method": "adalora", "variant": "adalora",
-        "settings": plan("encoder", document["tasks"], "adalora")["settings"]},
-        ACCELERATE_USE_FSDP="true", FSDP_VERSION="2",
-    )  # fmt: skip
+    tasks = documents()["encoder"]["tasks"]
+    done = start(without_dropout, tmp_path, "encoder", plan("encoder", tasks, "adalora"), ACCELERATE)
     assert done.returncode != 0
     assert "moelora: error: method 'adalora' looks at whole parameters" in done.stderr, done.stderr[-3000:]
     assert not list(tmp_path.rglob("record.json"))
