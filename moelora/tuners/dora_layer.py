@@ -45,8 +45,8 @@ def whole_weight(linear: nn.Module) -> Tensor:
     """
     if is_sharded(linear.weight):
         raise AdapterError(
-            f"a linear of {tuple(linear.weight.shape)} is a unit of FSDP of its own, so its weight is in parts while the "
-            "layer around it computes; shard whole blocks, as moelora.tuners.sharding.shard does"
+            f"a linear of {tuple(linear.weight.shape)} is a unit of FSDP of its own, so its weight is in parts while "
+            "the layer around it computes; shard whole blocks, as moelora.tuners.sharding.shard does"
         )
     return linear.weight
 

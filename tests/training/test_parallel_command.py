@@ -65,8 +65,9 @@ def start(world, root, name: str, document: dict, launcher: list[str]) -> subpro
             probe.bind(("127.0.0.1", 0))
             launcher = [*launcher, "--main_process_port", str(probe.getsockname()[1])]
     return subprocess.run(
-        [sys.executable, "-m", *launcher, "-m", "moelora", "train", "--plans", path, "--evaluate", "--fingerprint", "test", "--data", world / "data",
-         "--base", world / name, "--manifest", root / "manifest.json"],
+        [sys.executable, "-m", *launcher, "-m", "moelora", "train", "--plans", path, "--evaluate",
+         "--fingerprint", "test", "--data", world / "data", "--base", world / name,
+         "--manifest", root / "manifest.json"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """What processes of one run share and merge, without starting any."""
 
+import copy
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -162,7 +163,7 @@ def test_a_state_of_whole_tensors_goes_into_a_model_and_its_optimiser():
     (first, one), (second, other) = trained(), trained()
     step(first, one)
     kept = KeptState()
-    kept.load_state_dict(whole(one.state_dict()))
+    kept.load_state_dict(copy.deepcopy(whole(one.state_dict())))  # it comes from a file
     place_tensors(second, other, {name: whole(p) for name, p in first.named_parameters()}, kept.state)
     assert torch.equal(first.weight, second.weight) and torch.equal(own_part(first.bias, second.bias), first.bias)
     step(first, one)
