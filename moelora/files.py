@@ -128,7 +128,9 @@ def read_json(path: "Path | str", kind: str = "file") -> Any:
     except FileNotFoundError as error:
         raise RecordError(f"{kind} {path} does not exist; run the step that writes it") from error
     except OSError as error:
-        raise RecordError(f"{kind} {path} cannot be read: {error.strerror or error}; check its disk and mode") from error
+        raise RecordError(
+            f"{kind} {path} cannot be read: {error.strerror or error}; check its disk and mode"
+        ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RecordError(
             f"{kind} {path} is truncated or not JSON ({error}); delete it and run the step that writes it again"

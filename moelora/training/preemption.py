@@ -107,9 +107,9 @@ def deferring(what: str) -> Iterator[None]:
 
 
 def agree(accelerator: Any, *wishes: bool) -> list[bool]:
-    """Return what any process wishes, the same in all of them; the first wish is joined by a signal's.
+    """Return whether this process was asked to leave, and its wishes; of several processes, what any of them says.
 
-    One process only asks itself. Several exchange one small tensor, at each step: they must stop at the same one.
+    Several exchange one small tensor at each step: they must stop at the same one, and save at the same one.
     """
     asked = [_requests.first is not None, *wishes]
     if accelerator.num_processes == 1:
