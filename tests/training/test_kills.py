@@ -15,9 +15,7 @@ NURSERY = Path(__file__).parent / "nursery.py"
 def nursery(folder: Path, *words: str) -> str:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "MOELORA_DEVICE": "cpu"}
     environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), environment.get("PYTHONPATH", "")])
-    process = subprocess.run(
-        [sys.executable, NURSERY, folder, *words], env=environment, capture_output=True, text=True
-    )
+    process = subprocess.run([sys.executable, NURSERY, folder, *words], env=environment, capture_output=True, text=True)
     assert process.returncode == 0, process.stdout + process.stderr
     return process.stdout
 
