@@ -1,11 +1,14 @@
 """Training one run, as every process that takes part in it does: from the plan to a trained model, without a file."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
 from moelora.errors import ConfigError
 from moelora.training.device import make_accelerator
 from moelora.training.identity import Run
+from moelora.training.outputs import state_path
+from moelora.training.preemption import deferring
 from moelora.training.sources import load_tasks, training_tasks
 
 
@@ -28,12 +31,13 @@ class Fitted:
     further: bool
 
 
-def fit(run: Run, crew: Any) -> Fitted:
+def fit(run: Run, crew: Any, held: contextlib.ExitStack) -> Fitted:
     """Attach the run's method to its base model and train it.
 
     Args:
         run: the run.
         crew: the processes that train it together.
+        held: gets what lasts from the first step until its caller has put away what was trained: signals wait.
     """
     from moelora.methods import get_method
     from moelora.seeds import derive_seed
@@ -71,6 +75,7 @@ def fit(run: Run, crew: Any) -> Fitted:
         )
         recompute_activations(attached.model, training)
         hooks = method.make_hooks(attached.settings)
+        held.enter_context(deferring(", trained and its adapter saved"))
         if crew.sharded:
             shard_for(accelerator, attached, hooks)
         seed_everything(crew.seed(derive_seed("training", plan["seed"])))
@@ -83,7 +88,7 @@ def fit(run: Run, crew: Any) -> Fitted:
             accelerator,
             balance=balance_of(method),
             hooks=hooks,
-            state_path=run.folder / ".state" / f"{run.key}.pt",
+            state_path=state_path(run),
             label=run.label,
         )
         if crew.sharded:

@@ -6,6 +6,7 @@ is not linear in the batch still depends on the cut, and the record declares it.
 """
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +14,16 @@ from typing import Any
 
 import torch
 
+from moelora.memory import free_cached, is_out_of_memory
 from moelora.methods import Hooks
 from moelora.models import select_head
 from moelora.progress import Progress, logger
 from moelora.training.encode import ANSWERS, Encoded, collate
 from moelora.training.losses import loss_items, summed_loss
+from moelora.training.preemption import agree, leave
 from moelora.training.processes import crew_of
-from moelora.training.state import load_state, save_state, trainable_tensors
+from moelora.training.state import Pace, load_state, random_state, save_state, set_random_state, trainable_tensors
+from moelora.tuners.sharding import local_part
 
 NO_HOOKS = Hooks()
 RESUMED_FIELDS = (
@@ -186,20 +190,24 @@ def train_loop(
         logger.info("%s: resumed at step %d of %d", label, start, len(steps))
     crew.note(result.declarations, trained_by, start)
     loss_on = training.get("loss_on", ANSWERS)
-    every, log_every = training.get("checkpoint_every_steps"), training["log_every_steps"]
+    log_every, pace = training["log_every_steps"], Pace(training.get("checkpoint_every_steps"))
     bar = Progress(len(steps), label, start, shown=crew.main)
     began = _clocks()
     for step in range(start, len(steps)):
         batch = steps[step]
         kind = kinds[batch[0].task]
+        drawn = random_state()
         while True:
             try:
                 loss, extra = one_step(
                     model, batch, kind, result.micro_batch_size, pad_id, accelerator, balance, hooks, loss_on
                 )
                 break
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 optimizer.zero_grad(set_to_none=True)
+                set_random_state(drawn)  # the step is as it would have been, had it begun with the smaller size
                 if result.micro_batch_size <= crew.world:  # every process had one example, or none
                     size = result.micro_batch_size
                     return _stopped(result, "out_of_memory", f"micro-batch of {size} did not fit: {error}", step, began)
@@ -209,6 +217,7 @@ def train_loop(
                     "same effective batch"
                 )
                 logger.warning("%s: %s", label, result.declarations[-1])
+            free_cached()  # what the attempt held is free only here, where its error is gone
         if training["max_grad_norm"]:
             accelerator.clip_grad_norm_(trained, training["max_grad_norm"])
         optimizer.step()
@@ -224,35 +233,43 @@ def train_loop(
         done = step + 1
         if done % log_every == 0 or done == len(steps):
             since = (done - 1) % log_every + 1  # counted from the last logged step, also after resuming
-            mean = float(running) / since
-            if mean != mean or mean in (float("inf"), float("-inf")):
-                return _stopped(
-                    result, "diverged", f"the loss is {mean} within steps {done - since + 1}–{done}", done, began
-                )
+            mean, mean_balance = float(running) / since, float(running_balance) / since
+            for name, value in (("loss", mean), ("balance loss", mean_balance)):
+                if not math.isfinite(value):
+                    reason = f"the {name} is {value} within steps {done - since + 1}–{done}"
+                    return _stopped(result, "diverged", reason, done, began)
             result.loss_curve.append([done, mean])
             if balance is not None:
-                result.balance_curve.append([done, float(running_balance) / since])
+                result.balance_curve.append([done, mean_balance])
             running, running_balance = 0.0, 0.0
         bar.advance(f"loss {result.loss_curve[-1][1]:.3f}" if result.loss_curve else "")
-        if state_path is not None and every and done % every == 0 and done < len(steps):
+        asked, due = agree(crew, pace.due(done) and done < len(steps))
+        if state_path is not None and (asked or due):
             result.add_time(began)
-            crew.save(
-                save_state,
-                state_path,
-                bare,
-                optimizer,
-                scheduler,
-                {
-                    "step": done,
-                    "running": float(running),
-                    "running_balance": float(running_balance),
-                    "resumed": result.resumed,
-                    "method": {} if hooks.state is None else hooks.state(bare),
-                    **{name: getattr(result, name) for name in RESUMED_FIELDS},
-                },
-            )
+            with pace.saving():
+                crew.save(
+                    save_state,
+                    state_path,
+                    bare,
+                    optimizer,
+                    scheduler,
+                    {
+                        "step": done,
+                        "running": float(running),
+                        "running_balance": float(running_balance),
+                        "resumed": result.resumed,
+                        "method": {} if hooks.state is None else hooks.state(bare),
+                        **{name: getattr(result, name) for name in RESUMED_FIELDS},
+                    },
+                )
             began = _clocks()
+        if asked:
+            leave(f" at step {done} of {len(steps)}{', its state saved' if state_path is not None else ''}")
     bar.close()
+    broken = _not_finite(bare)
+    if any(crew.vote(broken is not None)):  # the last steps have no loss after them that would show it
+        reason = f"'{broken or 'a trained parameter'}' is not finite after the last step"
+        return _stopped(result, "diverged", reason, len(steps), began)
     if not crew.are_same(bare):
         result.declarations.append("the processes ended with different parameters; those of the main one are kept")
         logger.warning("%s: %s", label, result.declarations[-1])
@@ -260,6 +277,14 @@ def train_loop(
     result.steps = len(steps)
     result.accumulation_steps = -(-training["batch_size"] // result.micro_batch_size)
     return result
+
+
+def _not_finite(model: torch.nn.Module) -> "str | None":
+    """Return the name of a trained parameter that holds NaN or infinity here, or ``None``."""
+    finite = {name: torch.isfinite(local_part(tensor)).all() for name, tensor in trainable_tensors(model).items()}
+    if not finite or bool(torch.stack(list(finite.values())).all()):
+        return None
+    return next(name for name, good in finite.items() if not good)
 
 
 def _stopped(result: LoopResult, status: str, reason: str, step: int, began: "tuple[float, float]") -> LoopResult:

@@ -25,17 +25,25 @@ import torch
 import torch.distributed
 
 from moelora.errors import ConfigError, MoeloraError
+from moelora.memory import is_out_of_memory
 from moelora.progress import logger
 from moelora.seeds import derive_seed
 
 FINE, OUT_OF_MEMORY, FAILED = 0, 1, 2
 UNSUPPORTED = ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")
+WISHES = 4
 PATIENCE = datetime.timedelta(days=365)  # the main process may score for days before it trains the next run
 BUCKET_BYTES = 64 * 2**20  # gradients are exchanged in pieces of this size, which bounds the memory for copies
 
 
 class ProcessError(MoeloraError):
     """Another process of the run stopped with an error that its user can mend."""
+
+
+class LostProcessError(MoeloraError):
+    """Another process of the run is gone without a word."""
+
+    told = True  # there is nobody to tell
 
 
 class OtherProcessError(RuntimeError):
@@ -100,9 +108,9 @@ class Alone:
         """Return the sum of a number over processes."""
         return number
 
-    def anyone(self, asked: bool) -> bool:
-        """Say whether any process asks for something, such as to stop."""
-        return asked
+    def vote(self, *wishes: bool) -> list[bool]:
+        """Return each wish, of at most four, as any process has it, such as to stop."""
+        return list(wishes)
 
     def seed(self, seed: int) -> int:
         """Return the seed of this process's dropout masks."""
@@ -116,9 +124,9 @@ class Alone:
         """Return the progress that ``read`` found, with the state put in place."""
         return read(path, model, optimizer, scheduler)
 
-    def lead(self, train: Callable, run: Any) -> Any:
+    def lead(self, train: Callable, run: Any, held: contextlib.ExitStack) -> Any:
         """Return what training the run gives; other processes join in."""
-        return train(run, self)
+        return train(run, self, held)
 
     def dismiss(self) -> None:
         """Let the other processes end."""
@@ -200,21 +208,29 @@ class Several(Alone):
             self.check(error)  # raises it, or what another process has that is worse
             raise
 
-    def check(self, error: "Exception | None" = None) -> None:
+    def check(self, error: "Exception | None" = None, *wishes: bool) -> list[bool]:
         """Meet the other processes; raise where one of them, this one included, has failed.
+
+        Whatever a process meets the others for, this is what it does first, so that one that has failed meets them too.
+
+        Args:
+            error: what has failed in this process.
+            wishes: see `vote`.
 
         Raises:
             OutOfMemoryError: A process is out of memory, and none has failed otherwise.
             ProcessError: Another process has an error that its user can mend.
             OtherProcessError: Another process has another error.
         """
-        own = FINE if error is None else OUT_OF_MEMORY if isinstance(error, torch.OutOfMemoryError) else FAILED
-        states = torch.zeros(self.world, dtype=torch.int64)
-        states[self.rank] = own
-        torch.distributed.all_reduce(states, group=self.signals)
+        own = FINE if error is None else OUT_OF_MEMORY if is_out_of_memory(error) else FAILED
+        signal = torch.zeros(self.world + WISHES, dtype=torch.int64)
+        signal[self.rank] = own
+        signal[self.world : self.world + len(wishes)] = torch.tensor(wishes, dtype=torch.int64)
+        self._signal(torch.distributed.all_reduce, signal)
+        states = signal[: self.world]
         worst = int(states.max())
         if worst == FINE:
-            return
+            return (signal[self.world :] > 0).tolist()
         first = int((states == worst).nonzero()[0])
         raised = error if own == worst else None
         if worst == FAILED:
@@ -228,16 +244,31 @@ class Several(Alone):
         raised.told = True
         raise raised
 
+    def _signal(self, exchange: Callable, *what: Any, **options: Any) -> None:
+        """Exchange something through the group of signals.
+
+        Raises:
+            LostProcessError: A process is gone.
+        """
+        try:
+            exchange(*what, group=self.signals, **options)
+        except RuntimeError as error:  # gloo has no type of its own for a closed connection
+            raise LostProcessError(
+                f"one of the run's {self.world} processes ended without a word ({str(error).splitlines()[0][:200]}); "
+                "its own output may say why. The same command goes on from the last saved state"
+            ) from error
+
     def _from(self, rank: int, thing: Any = None) -> Any:
         """Return what one process has."""
         box = [thing]
-        torch.distributed.broadcast_object_list(box, src=rank, group=self.signals, device=torch.device("cpu"))
+        self._signal(torch.distributed.broadcast_object_list, box, src=rank, device=torch.device("cpu"))
         return box[0]
 
     def _gather(self, thing: Any) -> list:
         """Return what each process has."""
+        self.check()
         found = [None] * self.world
-        torch.distributed.all_gather_object(found, thing, group=self.signals)
+        self._signal(torch.distributed.all_gather_object, found, thing)
         return found
 
     def sum_gradients(self, model: torch.nn.Module) -> None:
@@ -250,7 +281,7 @@ class Several(Alone):
             return
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         present = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int64)
-        torch.distributed.all_reduce(present, group=self.signals)
+        self._signal(torch.distributed.all_reduce, present)
         used = [p for p, count in zip(parameters, present.tolist(), strict=True) if count]
         for parameter in used:
             if parameter.grad is None:
@@ -269,11 +300,9 @@ class Several(Alone):
         torch.distributed.all_reduce(number)
         return number
 
-    def anyone(self, asked: bool) -> bool:
-        """Say whether any process asks for something, such as to stop."""
-        found = torch.tensor([int(asked)])
-        torch.distributed.all_reduce(found, group=self.signals)
-        return bool(found)
+    def vote(self, *wishes: bool) -> list[bool]:
+        """Return each wish, of at most four, as any process has it, such as to stop."""
+        return self.check(None, *wishes)[: len(wishes)]
 
     def seed(self, seed: int) -> int:
         """Return the seed of this process's dropout masks: the main process has those of one process alone."""
@@ -281,7 +310,6 @@ class Several(Alone):
 
     def save(self, write: Callable, path: Any, model: Any, optimizer: Any, scheduler: Any, progress: dict) -> None:
         """Let the main process write the state, with the random generators of all."""
-        self.check()
         generators = self._gather(_generators())
         if self.sharded:
             from moelora.tuners.sharding import WholeModel, WholeOptimizer
@@ -319,25 +347,32 @@ class Several(Alone):
             torch.manual_seed(derive_seed("process", self.rank, self.world, progress["step"]))
         return progress
 
-    def lead(self, train: Callable, run: Any) -> Any:
+    def lead(self, train: Callable, run: Any, held: contextlib.ExitStack) -> Any:
         """Return what training the run gives; the other processes, which `follow`, do the same."""
         self._from(0, (train, run))
         with self.together():
-            return train(run, self)
+            return train(run, self, held)
 
     def follow(self) -> None:
         """Train with the main process whatever it trains, until it dismisses this one."""
-        while (order := self._from(0)) is not None:
+        while (order := self._order()) is not None:
             train, run = order
             try:
-                with self.together():
-                    train(run, self)
+                with contextlib.ExitStack() as held, self.together():
+                    train(run, self, held)
             except Exception as error:
-                if not isinstance(error, (ProcessError, OtherProcessError)):
+                if not isinstance(error, (ProcessError, LostProcessError, OtherProcessError)):
                     plain = isinstance(error, MoeloraError)  # the message says what to do; a traceback would hide it
                     words = "process %d of %d: %s failed: %s"
                     logger.error(words, self.rank, self.world, run.label, error, exc_info=not plain)
         torch.distributed.destroy_process_group()
+
+    def _order(self) -> Any:
+        """Return what the main process wants done next; nothing where it is done or gone."""
+        try:
+            return self._from(0)
+        except LostProcessError:
+            return None
 
     def dismiss(self) -> None:
         """Let the other processes end."""

@@ -71,6 +71,11 @@ def is_sharded(tensor: Tensor) -> bool:
     return hasattr(tensor, "full_tensor")
 
 
+def local_part(tensor: Tensor) -> Tensor:
+    """Return what this process holds of a tensor."""
+    return tensor.to_local() if is_sharded(tensor) else tensor
+
+
 def whole(thing: Any) -> Any:
     """Return tensors, also within dicts and lists, as whole ones on the CPU; all processes must ask together."""
     if isinstance(thing, dict):

@@ -43,7 +43,7 @@ def test_one_process_has_everything_to_itself(monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "false")  # join() sets it
     assert join() is ALONE and crew_of(SimpleNamespace(num_processes=1)) is ALONE
-    assert ALONE.part(["a"]) == Part(["a"]) and ALONE.seed(7) == 7 and ALONE.anyone(True)
+    assert ALONE.part(["a"]) == Part(["a"]) and ALONE.seed(7) == 7 and ALONE.vote(True, False) == [True, False]
     said = []
     ALONE.note(said, trained_by=1, start=0)
     assert said == []
