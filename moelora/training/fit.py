@@ -38,6 +38,9 @@ def fit(run: Run, crew: Any, held: contextlib.ExitStack) -> Fitted:
         run: the run.
         crew: the processes that train it together.
         held: gets what lasts from the first step until its caller has put away what was trained: signals wait.
+
+    Raises:
+        ConfigError: the model or the method cannot be sharded, and the launcher asks for it.
     """
     from moelora.methods import get_method
     from moelora.seeds import derive_seed
@@ -50,6 +53,11 @@ def fit(run: Run, crew: Any, held: contextlib.ExitStack) -> Fitted:
     from moelora.training.state import seed_everything
 
     plan, training, parent = run.plan, run.plan["training"], run.plan.get("parent")
+    if crew.sharded and plan["model"].get("quantisation"):
+        raise ConfigError(
+            f"model '{plan['model']['name']}' is quantised, and packed weights cannot be sharded; launch without FSDP "
+            "(every process then holds the quantised base model), or take the model whole"
+        )
     tasks, method = load_tasks(plan, run.data_dir), get_method(plan["method"])
     accelerator = make_accelerator(plan)
     # A model that will be sharded may be too large for one device.
@@ -100,7 +108,7 @@ def shard_for(accelerator: Any, attached: Any, hooks: Any) -> None:
     """Shard a model over all processes before its training.
 
     Raises:
-        ConfigError: the method looks at whole parameters between steps, or the model is quantised.
+        ConfigError: the method looks at whole parameters in its loss or between steps.
     """
     from torch.distributed.device_mesh import init_device_mesh
 

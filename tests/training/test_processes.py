@@ -1,5 +1,6 @@
 """What processes of one run share and merge, without starting any."""
 
+import contextlib
 import copy
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import torch
 from moelora.errors import ConfigError
 from moelora.losses import BALANCE_LOSSES
 from moelora.routers import top_k
+from moelora.training.fit import fit
 from moelora.training.processes import (
     ALONE,
     Part,
@@ -79,6 +81,12 @@ def test_verbs_that_cannot_share_their_work_refuse_several_processes(monkeypatch
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="'moelora tune' was started in 2 processes"):
         refuse_several("tune")
+
+
+def test_a_quantised_model_is_refused_before_it_is_loaded():
+    run = SimpleNamespace(plan={"model": {"name": "big-nf4", "quantisation": "nf4"}, "training": {}})
+    with pytest.raises(ConfigError, match="'big-nf4' is quantised, and packed weights cannot be sharded"):
+        fit(run, SimpleNamespace(sharded=True), contextlib.ExitStack())
 
 
 def routed(logits, samples, mask=None):
