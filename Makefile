@@ -1,6 +1,7 @@
 # make run    a fresh clone becomes a report: environment in .venv, then the built-in suite
 # make test   the tests that need no network, no GPU and no download
 # make bench  time and memory beside PEFT and the public packages on one CPU core, minutes; bench-gpu the same on a GPU
+# make parallel  two processes beside one, and sharded models beside whole ones, as a table of differences
 # make battery  every method through every check; writes the registry of proven methods and docs/methods
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +12,7 @@ SLOW_WORKERS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.moelora-installed
 
-.PHONY: run test test-slow battery bench bench-gpu docs lint format environment clean
+.PHONY: run test test-slow battery bench bench-gpu parallel docs lint format environment clean
 
 run: environment
 	$(BIN)/snakemake --cores $(CORES)
@@ -45,6 +46,9 @@ bench: environment
 
 bench-gpu: environment
 	$(BIN)/python -m bench run --preset gpu --rounds $(ROUNDS) --name bench-gpu
+
+parallel: environment
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.parallel --out results/bench/parallel.json
 
 docs: environment
 	$(BIN)/moelora docs
