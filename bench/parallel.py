@@ -6,12 +6,15 @@ the largest difference as a part of the largest entry (of parameters: of the lar
 """
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import socket
 import sys
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,13 +24,8 @@ from moelora.files import atomic_write_json
 WORLD = 2
 
 
-def work(rank: int, port: int, names: list[str], pipe: "multiprocessing.connection.Connection") -> None:
+def work(rank: int, port: int, pipe: Any, names: list[str]) -> None:
     """Be one of the processes, and send what each case gave."""
-    os.environ |= {
-        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "MOELORA_DEVICE": "cpu",
-    }  # fmt: skip
-    torch.set_num_threads(1)
     for name in names:
         try:
             pipe.send((name, rank, parallel_cases.CASES[name]()))
@@ -36,7 +34,41 @@ def work(rank: int, port: int, names: list[str], pipe: "multiprocessing.connecti
             os._exit(1)  # the other may wait for this one for ever: who started us ends it
 
 
-def compare(names: "list[str] | None" = None, patience: float = 120.0) -> dict[str, list[dict]]:
+def _enter(target: Callable, rank: int, port: int, pipe: Any, given: tuple) -> None:
+    os.environ |= {
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "MOELORA_DEVICE": "cpu",
+    }  # fmt: skip
+    torch.set_num_threads(1)
+    target(rank, port, pipe, *given)
+
+
+@contextlib.contextmanager
+def processes(target: Callable, *given: Any) -> Iterator[Any]:
+    """Fork two processes that call ``target`` with rank, port, a pipe to send to and what is given.
+
+    Returns:
+        The pipe's other end.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    here, there = fork.Pipe(duplex=False)
+    workers = [
+        fork.Process(target=_enter, args=(target, rank, port, there, given), daemon=True) for rank in range(WORLD)
+    ]
+    for worker in workers:
+        worker.start()
+    try:
+        yield here
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.join()
+
+
+def compare(names: "list[str] | None" = None, patience: float = 300.0) -> dict[str, list[dict]]:
     """Return what each case gave in each process.
 
     Args:
@@ -47,29 +79,16 @@ def compare(names: "list[str] | None" = None, patience: float = 120.0) -> dict[s
         RuntimeError: a case failed or hung.
     """
     names = list(parallel_cases.CASES) if names is None else names
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    fork = multiprocessing.get_context("fork")
-    here, there = fork.Pipe(duplex=False)
-    workers = [fork.Process(target=work, args=(rank, port, names, there), daemon=True) for rank in range(WORLD)]
-    for worker in workers:
-        worker.start()
     found: dict[str, list[dict]] = {name: [{} for _ in range(WORLD)] for name in names}
-    try:
+    with processes(work, names) as pipe:
         for _ in range(WORLD * len(names)):
-            if not here.poll(patience):
-                raise RuntimeError(
-                    f"no word for {patience:.0f} s; heard of so far: {[n for n in names if any(found[n])]}"
-                )
-            name, rank, numbers = here.recv()
+            if not pipe.poll(patience):
+                heard = [name for name in names if any(found[name])]
+                raise RuntimeError(f"no word for {patience:.0f} s; heard of so far: {', '.join(heard) or 'none'}")
+            name, rank, numbers = pipe.recv()
             if "error" in numbers:
                 raise RuntimeError(f"{name}, process {rank}:\n{numbers['error']}")
             found[name][rank] = numbers
-    finally:
-        for worker in workers:
-            worker.terminate()
-            worker.join()
     return found
 
 

@@ -1,11 +1,12 @@
 """Two processes give what one gives, whole or sharded: the numbers of `python -m bench.parallel` and their limits."""
 
 import json
+import os
 
 import pytest
 
 from bench import parallel, parallel_cases
-from bench.parallel_models import make_base
+from bench.parallel_models import make_attached, make_base
 from moelora.tuners.sharding import blocks
 
 ROUNDING = 1e-11
@@ -18,7 +19,7 @@ FLOAT32 = {"mixlora, llama, float32": 1e-2, "lora, nf4": 1e-2, "mixlora, nf4": 1
 def found(request):
     """Return the numbers of the chosen cases: one start serves all."""
     chosen = [item.callspec.params["name"] for item in request.session.items if "found" in item.fixturenames]
-    return parallel.compare(list(dict.fromkeys(chosen)), patience=300)
+    return parallel.compare(list(dict.fromkeys(chosen)))
 
 
 @pytest.mark.slow
@@ -49,6 +50,31 @@ def test_the_table_shows_the_worse_process_and_the_file_both(monkeypatch, tmp_pa
     assert parallel.main(["--out", str(path)]) == 0
     assert "| a case | 3e-15 | no |" in capsys.readouterr().out
     assert json.loads(path.read_text())["cases"] == numbers
+
+
+def lose_the_second(rank, _port, pipe) -> None:
+    """Train until the second process is gone; the first says what it made of that."""
+    calls = []
+
+    def leave(rows: int) -> None:
+        calls.append(rows)
+        if rank == 1 and len(calls) == 3:
+            os._exit(9)
+
+    try:
+        with parallel_cases.failing(leave):
+            parallel_cases.train(make_attached("llama", "mixlora"), "llama", True)
+    except BaseException as error:
+        pipe.send((rank, type(error).__name__, str(error)))
+
+
+@pytest.mark.slow
+def test_a_process_that_is_gone_ends_the_others_with_a_message():
+    with parallel.processes(lose_the_second) as pipe:
+        assert pipe.poll(300), "the first process hangs"
+        rank, kind, message = pipe.recv()
+    assert (rank, kind) == (0, "LostProcessError")
+    assert "ended without a word" in message and "goes on from the last saved state" in message
 
 
 @pytest.mark.slow
