@@ -24,7 +24,7 @@ from moelora.files import atomic_write_json
 WORLD = 2
 
 
-def work(rank: int, port: int, pipe: Any, names: list[str]) -> None:
+def work(rank: int, _port: int, pipe: Any, names: list[str]) -> None:
     """Be one of the processes, and send what each case gave."""
     for name in names:
         try:

@@ -384,7 +384,7 @@ class Several(Alone):
         if trained_by != self.world:
             declarations.append(
                 f"trained by {self.world} processes from step {start + 1} on: each draws its own dropout masks; all "
-                "else is as in one process up to rounding"
+                f"else is as in one process up to rounding{'; parameters sharded (FSDP)' if self.sharded else ''}"
             )
 
 
