@@ -53,6 +53,32 @@ class Progress:
             self.bar.close()
 
 
+class LogFile(logging.FileHandler):
+    """A log file that loses lines where the disk is full, and takes nothing else along.
+
+    Raises:
+        OutputError: the file cannot be opened.
+    """
+
+    def __init__(self, path: "Path | str"):
+        try:
+            super().__init__(path, encoding="utf-8")
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {path}: {error.strerror}; check that its folder exists and that you may write to it"
+            ) from error
+
+    def flush(self) -> None:
+        """Write what is waiting, or keep it waiting."""
+        with contextlib.suppress(OSError):
+            super().flush()
+
+    def close(self) -> None:
+        """Close the file, whatever is still waiting."""
+        with contextlib.suppress(OSError):
+            super().close()
+
+
 FORMATTER = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
 
 
@@ -60,7 +86,7 @@ def start_logging(log_file: "str | None" = None) -> None:
     """Send log lines to stderr, and to a job's log file where one is given."""
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if log_file:
-        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+        handlers.append(LogFile(log_file))
     for handler in handlers:
         handler.setFormatter(FORMATTER)
     logger.handlers[:] = handlers
@@ -78,12 +104,7 @@ def start_logging(log_file: "str | None" = None) -> None:
 @contextlib.contextmanager
 def run_log(path: Path):
     """Send log lines of one run to a file of its own, too; a resumed run continues its file."""
-    try:
-        handler = logging.FileHandler(path, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror}; check that you may write to the run's folder"
-        ) from error
+    handler = LogFile(path)
     handler.setFormatter(FORMATTER)
     logger.addHandler(handler)
     try:

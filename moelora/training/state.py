@@ -16,8 +16,7 @@ from typing import Any, BinaryIO
 import numpy
 import torch
 
-from moelora.errors import OutputError
-from moelora.files import atomic_file, unwritable
+from moelora.files import atomic_file
 from moelora.progress import logger
 
 SHARE = 0.02  # of the time of training that saving may take
@@ -55,14 +54,18 @@ class Pace:
 
 
 class _Summed:
-    """A file that keeps the SHA-256 of what is written to it."""
+    """A file that keeps the SHA-256 of what is written to it, and the error that torch would hide behind its own."""
 
     def __init__(self, handle: BinaryIO):
-        self.handle, self.sum = handle, hashlib.sha256()
+        self.handle, self.sum, self.error = handle, hashlib.sha256(), None
 
     def write(self, data: Any) -> int:
         self.sum.update(data)
-        return self.handle.write(data)
+        try:
+            return self.handle.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self.handle.flush()
@@ -81,15 +84,13 @@ def save_state(path: Path, model: torch.nn.Module, optimizer: Any, scheduler: An
         "random": random_state(),
         "progress": progress,
     }
-    try:
-        with atomic_file(path) as handle:
-            summed = _Summed(handle)
+    with atomic_file(path) as handle:
+        summed = _Summed(handle)
+        try:
             torch.save(state, summed)
-            handle.write(summed.sum.digest())
-    except OutputError:
-        raise
-    except RuntimeError as error:  # torch reports a full disk as one
-        raise unwritable(path, error) from error
+        except RuntimeError as error:
+            raise summed.error or error from error
+        handle.write(summed.sum.digest())
 
 
 def load_state(path: Path, model: torch.nn.Module, optimizer: Any, scheduler: Any) -> "dict[str, Any] | None":

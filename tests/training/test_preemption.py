@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -191,3 +192,42 @@ def test_the_same_signal_again_ends_a_process_that_is_still_busy():
         except subprocess.TimeoutExpired:
             continue
     assert process.returncode == -signal.SIGTERM
+
+
+TOGETHER = """
+import os, signal, sys
+import torch
+from accelerate import Accelerator
+from moelora.training.preemption import agree, deferring, leave, listening
+from moelora.training.processes import crew_of
+rank = 0 if os.fork() else 1
+os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+crew = crew_of(Accelerator(cpu=True))
+with listening("together"), deferring(""):
+    for step in range(1, 10):
+        if rank == 1 and step == 4:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        asked, due = agree(crew, rank == 0 and step == 2)
+        print(f"{rank} {step} {asked} {due}", flush=True)
+        if asked:
+            if rank == 0:
+                print("child", os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
+            leave("")
+"""
+
+
+@pytest.mark.slow
+def test_of_several_processes_all_leave_after_the_same_step_when_one_is_asked():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    process = subprocess.run(
+        [sys.executable, "-c", TOGETHER], env=os.environ | {"MASTER_PORT": port}, capture_output=True, text=True
+    )
+    assert process.returncode == 143, process.stderr
+    said = process.stdout.splitlines()
+    assert said.count("child 143") == 1
+    for rank in "01":
+        steps = [line.split()[1:] for line in said if line.startswith(rank)]
+        assert steps == [[str(n), str(n == 4), str(n == 2)] for n in range(1, 5)]
+    assert "stopped by a signal to another process" in process.stderr
