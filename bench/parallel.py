@@ -7,6 +7,7 @@ the largest difference as a part of the largest entry (of parameters: of the lar
 
 import argparse
 import contextlib
+import json
 import multiprocessing
 import os
 import socket
@@ -68,12 +69,15 @@ def processes(target: Callable, *given: Any) -> Iterator[Any]:
             worker.join()
 
 
-def compare(names: "list[str] | None" = None, patience: float = 300.0) -> dict[str, list[dict]]:
+def compare(
+    names: "list[str] | None" = None, patience: float = 300.0, tell: "Callable[[str], None] | None" = None
+) -> dict[str, list[dict]]:
     """Return what each case gave in each process.
 
     Args:
         names: of cases; all of them by default.
         patience: seconds without a word after which a case is taken to hang.
+        tell: gets a line on each case and process as it comes.
 
     Raises:
         RuntimeError: a case failed or hung.
@@ -89,6 +93,8 @@ def compare(names: "list[str] | None" = None, patience: float = 300.0) -> dict[s
             if "error" in numbers:
                 raise RuntimeError(f"{name}, process {rank}:\n{numbers['error']}")
             found[name][rank] = numbers
+            if tell is not None:
+                tell(f"{name}, process {rank}: {json.dumps(numbers)}")
     return found
 
 
@@ -116,7 +122,7 @@ def main(arguments: "list[str] | None" = None) -> int:
     parser.add_argument("--cases", nargs="+", choices=tuple(parallel_cases.CASES), help="only these")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the numbers as JSON too")
     options = parser.parse_args(arguments)
-    found = compare(options.cases)
+    found = compare(options.cases, tell=lambda line: print(line, file=sys.stderr))
     print(table(found))
     if options.out:
         atomic_write_json(options.out, {"schema": 1, "processes": WORLD, "torch": torch.__version__, "cases": found})

@@ -45,7 +45,7 @@ def test_the_units_of_sharding_are_the_blocks_and_not_the_heads():
 
 def test_the_table_shows_the_worse_process_and_the_file_both(monkeypatch, tmp_path, capsys):
     numbers = {"a case": [{"loss curve": 1e-16, "same": True}, {"loss curve": 3e-15, "same": False}]}
-    monkeypatch.setattr(parallel, "compare", lambda names: numbers)
+    monkeypatch.setattr(parallel, "compare", lambda names, tell: numbers)
     path = tmp_path / "parallel.json"
     assert parallel.main(["--out", str(path)]) == 0
     assert "| a case | 3e-15 | no |" in capsys.readouterr().out
