@@ -2,6 +2,7 @@
 # make test   the tests that need no network, no GPU and no download
 # make bench  time and memory beside PEFT and the public packages on one CPU core, minutes; bench-gpu the same on a GPU
 # make slurm-faults  jobs that fail, are killed, requeued and out of time, on a SLURM started here; slurm-tiny the built-in suite
+# make parallel  two processes beside one, and sharded models beside whole ones, as a table of differences
 # make battery  every method through every check; writes the registry of proven methods and docs/methods
 PYTHON ?= python3
 VENV ?= .venv
@@ -12,7 +13,7 @@ SLOW_WORKERS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.moelora-installed
 
-.PHONY: run test test-slow battery bench bench-gpu slurm-faults slurm-tiny docs lint format environment clean
+.PHONY: run test test-slow battery bench bench-gpu parallel slurm-faults slurm-tiny docs lint format environment clean
 
 run: environment
 	$(BIN)/snakemake --cores $(CORES)
@@ -55,6 +56,9 @@ slurm-faults: environment
 
 slurm-tiny: environment
 	MOELORA_CLUSTER_LOGS=$(abspath $(LOGS)) MOELORA_SLURM_TINY=1 $(BIN)/python -m pytest -m slow tests/cluster/test_slurm.py -k whole
+
+parallel: environment
+	OMP_NUM_THREADS=1 $(BIN)/python -m bench.parallel --out results/bench/parallel.json
 
 docs: environment
 	$(BIN)/moelora docs

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from moelora.files import atomic_write_json
+from moelora.files import write_sealed_json
 from moelora.progress import Progress, logger, start_logging
 from moelora.records.environment import environment, now
 from moelora.training.attach import Attached, attach, recompute_activations
@@ -161,7 +161,7 @@ def run(options: argparse.Namespace) -> int:
             "peak_memory_bytes": peak_of_step(rival, tensors, items, kind, device),
             "saved_bytes": rival.saved_bytes(tensors, items, kind),
         }
-    atomic_write_json(
+    write_sealed_json(
         options.out,
         {
             "schema": 1,

@@ -1,16 +1,22 @@
-"""Reading and writing files so that nothing half-written is ever read.
+"""Reading and writing files so that nothing half-written, and nothing changed since, is ever read.
 
-A file is written beside its place under a temporary name, flushed to the disk and renamed.
+A file is written beside its place under a temporary name, flushed to the disk and renamed. What a run or an allocation
+leaves as JSON is sealed: it carries the SHA-256 of its own content, and whoever reads it is told when the two differ.
 """
 
+import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from moelora.errors import OutputError, RecordError
+
+SEAL = "content_sha256"  # the key of a sealed document that says what the rest of it should be
 
 
 def canonical_json(document: Any) -> str:
@@ -27,30 +33,49 @@ def pretty_json(document: Any) -> str:
     return json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def atomic_write_bytes(path: "Path | str", data: bytes) -> None:
-    """Write bytes under a temporary name and rename them into place.
+@contextlib.contextmanager
+def atomic_file(path: "Path | str") -> Iterator[BinaryIO]:
+    """Yield a file for bytes that takes its place once the block has ended without an error.
+
+    The temporary name is never another process's: process numbers repeat on other machines and in containers.
 
     Raises:
         OutputError: the folder cannot be written or the disk is full; the original file is untouched.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as handle:
-            handle.write(data)
+            yield handle
             handle.flush()
             os.fsync(handle.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        try:
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # the folder itself may be the trouble, which the error names
             temporary.unlink(missing_ok=True)
-        except OSError:
-            pass  # the folder itself is the trouble, which the error below names
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; "
-            "check that the folder exists, that you may write to it and that the disk has room"
-        ) from error
+        if isinstance(error, OSError):
+            raise unwritable(path, error) from error
+        raise
+
+
+def unwritable(path: "Path | str", error: Exception) -> OutputError:
+    """Return the error that says which file could not be written, why, and what to do."""
+    reason = getattr(error, "strerror", None) or error
+    return OutputError(
+        f"cannot write {path}: {reason}; check that the folder exists, that you may write to it and that the disk has "
+        "room, then give the same command again"
+    )
+
+
+def atomic_write_bytes(path: "Path | str", data: bytes) -> None:
+    """Write bytes under a temporary name and rename them into place.
+
+    Raises:
+        OutputError: as :func:`atomic_file` says.
+    """
+    with atomic_file(path) as handle:
+        handle.write(data)
 
 
 def atomic_write_text(path: "Path | str", text: str) -> None:
@@ -61,6 +86,21 @@ def atomic_write_text(path: "Path | str", text: str) -> None:
 def atomic_write_json(path: "Path | str", document: Any) -> None:
     """Write a document as readable JSON with sorted keys, atomically."""
     atomic_write_text(path, pretty_json(document))
+
+
+def write_sealed_json(path: "Path | str", document: dict[str, Any]) -> None:
+    """Write a document as readable JSON with the sum of its own content, atomically.
+
+    :func:`read_json` compares the two and leaves the sum out of what it returns.
+    """
+    plain = json.loads(canonical_json(document))  # as it will be read: keys are texts, tuples are lists
+    atomic_write_json(path, {**plain, SEAL: content_sum(plain)})
+
+
+def content_sum(document: dict[str, Any]) -> str:
+    """Return the SHA-256 of a document as JSON with sorted keys, no spaces and ASCII only: 64 hex digits."""
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_if_different(path: "Path | str", text: str) -> bool:
@@ -76,20 +116,34 @@ def write_if_different(path: "Path | str", text: str) -> bool:
 
 
 def read_json(path: "Path | str", kind: str = "file") -> Any:
-    """Return the document in a JSON file.
+    """Return the document in a JSON file; a sealed one is checked and comes without its seal.
 
     Raises:
-        RecordError: the file is missing, truncated or not JSON; the message names it.
+        RecordError: the file is missing, unreadable, truncated, not JSON, or sealed and changed since; the message
+            names it.
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RecordError(f"{kind} {path} does not exist; run the step that writes it") from error
+    except OSError as error:
+        raise RecordError(
+            f"{kind} {path} cannot be read: {error.strerror or error}; check its disk and mode"
+        ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RecordError(
             f"{kind} {path} is truncated or not JSON ({error}); delete it and run the step that writes it again"
         ) from error
+    if isinstance(document, dict) and SEAL in document:
+        said, found = document.pop(SEAL), content_sum(document)
+        if said != found:
+            raise RecordError(
+                f"{kind} {path} was changed since it was written: its content has sha256 "
+                f"{found[:12]}…, and it says {str(said)[:12]}…; delete it and run the step that writes "
+                f"it again (a change that is meant goes without the key '{SEAL}')"
+            )
+    return document
 
 
 def sha256_file(path: "Path | str") -> str:
@@ -99,10 +153,14 @@ def sha256_file(path: "Path | str") -> str:
 
 
 def replace_folder(source: Path, target: Path) -> None:
-    """Put a finished temporary folder in the place of an older one.
+    """Put a finished temporary folder in the place of an older one, once its files are on the disk.
 
     Two renames; a kill between them leaves the old folder under ``.<name>.old``, which the next call removes.
     """
+    for path in source.rglob("*"):
+        if path.is_file():
+            with open(path, "rb") as handle:
+                os.fsync(handle.fileno())
     old = target.with_name(f".{target.name}.old")
     if old.exists():
         shutil.rmtree(old)

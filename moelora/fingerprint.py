@@ -17,10 +17,14 @@ from moelora.errors import ConfigError
 PACKAGE = "moelora"
 ROOT = Path(__file__).resolve().parent
 
-# Modules that cannot change a number: wording of messages, how bars look, where a file is renamed, this one.
+# Modules that cannot change a number: wording of messages, how bars look, where a file is renamed or whether it is
+# whole, who waits for whom, when a process leaves, this one.
 IGNORED = frozenset(
-    {"moelora", "moelora.errors", "moelora.files", "moelora.fingerprint", "moelora.progress", "moelora.cli"}
-)
+    {
+        "moelora", "moelora.errors", "moelora.files", "moelora.fingerprint", "moelora.progress", "moelora.cli",
+        "moelora.locks", "moelora.sums", "moelora.training.preemption",
+    }
+)  # fmt: skip
 
 # Texts for readers among a method's arguments.
 WORDING = frozenset({"title", "reference", "merge_note", "start_note", "several_note", "architecture_note", "origin"})

@@ -14,6 +14,7 @@ from moelora.errors import ModelUnavailableError, TargetModulesError
 from moelora.methods import Linear, ModelShapes
 from moelora.quantised import check_widths, count_parameters, weight_options
 from moelora.seeds import derive_seed
+from moelora.sums import check_sums
 from moelora.tasks import Task
 
 
@@ -133,6 +134,7 @@ def fetch_model(document: dict[str, Any], outputs: int, base_dir: "Path | None")
 
     Raises:
         ModelUnavailableError: as :func:`load_base_model` says.
+        RecordError: a built-in model was changed since it was built.
     """
     import transformers
 
@@ -145,6 +147,8 @@ def fetch_model(document: dict[str, Any], outputs: int, base_dir: "Path | None")
             f"model '{document['name']}' is built in, but no folder was given; build it with "
             "'moelora base --out DIR' and pass --base DIR"
         )
+    if "hub" not in source:
+        check_sums(where)
     options = {"revision": source["revision"]} if source.get("revision") else {}
     encoder = document["architecture"] == "encoder"
     kind = transformers.AutoModelForSequenceClassification if encoder else transformers.AutoModelForCausalLM

@@ -14,14 +14,15 @@ logger = logging.getLogger("moelora")
 
 
 class Progress:
-    """Count work done; draws a bar on a terminal and logs about ten lines with an estimate elsewhere."""
+    """Count work done; draws a bar on a terminal and logs about ten lines with an estimate elsewhere, if ``shown``."""
 
-    def __init__(self, total: int, label: str, done: int = 0):
+    def __init__(self, total: int, label: str, done: int = 0, shown: bool = True):
+        self.shown = shown
         self.total, self.label, self.done = total, label, done
         self.started, self.start_done = time.monotonic(), done
         self.next_line = done + max(1, total // 10)
         self.bar = None
-        if sys.stderr.isatty():
+        if shown and sys.stderr.isatty():
             from tqdm import tqdm
 
             self.bar = tqdm(total=total, initial=done, desc=label, leave=False, dynamic_ncols=True)
@@ -33,7 +34,7 @@ class Progress:
             self.bar.update(1)
             if note:
                 self.bar.set_postfix_str(note, refresh=False)
-        elif self.done >= self.next_line or self.done == self.total:
+        elif self.shown and (self.done >= self.next_line or self.done == self.total):
             self.next_line = self.done + max(1, self.total // 10)
             seconds = time.monotonic() - self.started
             left = seconds / max(1, self.done - self.start_done) * (self.total - self.done)
@@ -52,6 +53,32 @@ class Progress:
             self.bar.close()
 
 
+class LogFile(logging.FileHandler):
+    """A log file that loses lines where the disk is full, and takes nothing else along.
+
+    Raises:
+        OutputError: the file cannot be opened.
+    """
+
+    def __init__(self, path: "Path | str"):
+        try:
+            super().__init__(path, encoding="utf-8")
+        except OSError as error:
+            raise OutputError(
+                f"cannot write {path}: {error.strerror}; check that its folder exists and that you may write to it"
+            ) from error
+
+    def flush(self) -> None:
+        """Write what is waiting, or keep it waiting."""
+        with contextlib.suppress(OSError):
+            super().flush()
+
+    def close(self) -> None:
+        """Close the file, whatever is still waiting."""
+        with contextlib.suppress(OSError):
+            super().close()
+
+
 FORMATTER = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
 
 
@@ -59,7 +86,7 @@ def start_logging(log_file: "str | None" = None) -> None:
     """Send log lines to stderr, and to a job's log file where one is given."""
     handlers: list[logging.Handler] = [logging.StreamHandler()]
     if log_file:
-        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+        handlers.append(LogFile(log_file))
     for handler in handlers:
         handler.setFormatter(FORMATTER)
     logger.handlers[:] = handlers
@@ -77,12 +104,7 @@ def start_logging(log_file: "str | None" = None) -> None:
 @contextlib.contextmanager
 def run_log(path: Path):
     """Send log lines of one run to a file of its own, too; a resumed run continues its file."""
-    try:
-        handler = logging.FileHandler(path, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror}; check that you may write to the run's folder"
-        ) from error
+    handler = LogFile(path)
     handler.setFormatter(FORMATTER)
     logger.addHandler(handler)
     try:

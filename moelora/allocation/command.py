@@ -11,7 +11,7 @@ from moelora.allocation.prices import chosen_linears, parameter_price
 from moelora.allocation.settings import fill_settings
 from moelora.allocation.strategies import Problem, allocate
 from moelora.errors import AllocationError
-from moelora.files import atomic_write_json, sha256_file
+from moelora.files import sha256_file, write_sealed_json
 from moelora.methods import Linear
 
 
@@ -104,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
         from moelora.interchange import write_expert_counts
 
         write_expert_counts(options.counts, document["experts"])
-    atomic_write_json(options.out, document)
+    write_sealed_json(options.out, document)
     print(_summary(document))
     return 0
 

@@ -121,7 +121,7 @@ class _Measurement:
 
 def _write_scores(measurement: _Measurement, output: Path) -> None:
     from moelora.allocation.sensitivity import measure_coded
-    from moelora.files import atomic_write_json
+    from moelora.files import write_sealed_json
     from moelora.progress import logger
 
     options, base = measurement.options, measurement.base
@@ -143,7 +143,7 @@ def _write_scores(measurement: _Measurement, output: Path) -> None:
         }
         for linear in measurement.linears
     ]
-    atomic_write_json(output, measurement.document(schema=2, seed=options.seed, examples=used, modules=rows))
+    write_sealed_json(output, measurement.document(schema=2, seed=options.seed, examples=used, modules=rows))
     logger.info(
         "sensitivity (%s) of %d modules to %s from %d examples", options.score, len(rows), measurement.task.name, used
     )
@@ -153,7 +153,7 @@ def _write_stability(measurement: _Measurement, output: Path) -> None:
     from moelora.allocation.settings import DEFAULTS
     from moelora.allocation.stability import agreement_rows
     from moelora.allocation.votes import POOLS
-    from moelora.files import atomic_write_json
+    from moelora.files import write_sealed_json
     from moelora.progress import logger
 
     options, task = measurement.options, measurement.task
@@ -174,5 +174,5 @@ def _write_stability(measurement: _Measurement, output: Path) -> None:
     pools = {linear.name: POOLS[votes["pool"]](linear) for linear in measurement.linears}
     rows = agreement_rows(samples, pools, votes["percentile"])
     document = measurement.document(schema=1, votes=votes, seeds=sorted(samples), available=len(task.train), rows=rows)
-    atomic_write_json(output, document)
+    write_sealed_json(output, document)
     logger.info("stability of the sensitivity to %s in %d samples of up to %d", task.name, len(samples), sizes[-1])

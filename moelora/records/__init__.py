@@ -7,11 +7,12 @@ from typing import Any
 
 from moelora.errors import RecordError
 from moelora.files import read_json
+from moelora.sums import refuse_changed
 
 SCHEMA = 1
 STATUSES = ("finished", "failed", "diverged", "out_of_memory", "skipped")
 
-__all__ = ["SCHEMA", "STATUSES", "read_record", "validate_record"]
+__all__ = ["SCHEMA", "STATUSES", "attached_sums", "check_attached", "read_record", "validate_record"]
 
 
 @lru_cache(maxsize=1)
@@ -41,8 +42,29 @@ def read_record(path: "Path | str") -> dict[str, Any]:
     """Return a record, checked.
 
     Raises:
-        RecordError: the file is missing, truncated, not JSON or not a record; the message names it.
+        RecordError: the file is missing, truncated, changed since it was written, not JSON or not a record; the message
+            names it.
     """
     record = read_json(path, "record")
     validate_record(record, path)
     return record
+
+
+def attached_sums(record: dict[str, Any]) -> dict[str, str]:
+    """Return file name → SHA-256 of what lies beside a record: its scored items and its routers' first choices."""
+    sums = {}
+    if record.get("items") and record.get("items_sha256"):  # older records do not have the second
+        sums[record["items"]] = record["items_sha256"]
+    if choices := (record.get("diagnostics") or {}).get("choices"):
+        sums[choices["file"]] = choices["sha256"]
+    return sums
+
+
+def check_attached(folder: Path, record: dict[str, Any]) -> None:
+    """Refuse files beside a record that are not those it was written with; what somebody deleted is not missed.
+
+    Raises:
+        RecordError: a file is truncated or was changed; the message names it.
+    """
+    there = {name: total for name, total in attached_sums(record).items() if (folder / name).is_file()}
+    refuse_changed(folder, there, "delete the run's record and run its job again")

@@ -13,6 +13,7 @@ is the record's, whose rule is another: that the score's own interval reaches do
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -223,9 +224,15 @@ def _items(file: Path, record: dict[str, Any]) -> dict[str, dict[str, np.ndarray
     path = file.parent / name
     if not path.is_file():
         return {}
+    content, expected = path.read_bytes(), record.get("items_sha256")
+    if expected and (found := hashlib.sha256(content).hexdigest()) != expected:
+        raise RecordError(
+            f"items {path} are truncated or were changed after their run: found sha256 {found[:12]}…, expected "
+            f"{expected[:12]}… from {file.name}; delete the run's record and run its job again"
+        )
     try:
         # Not through pandas: with thousands of small files its own work is the most of it.
-        table = pq.read_table(path, columns=["task", "item", *_ITEM_COLUMNS.values()])
+        table = pq.read_table(pa.BufferReader(content), columns=["task", "item", *_ITEM_COLUMNS.values()])
         tasks, items = (table.column(name).to_numpy() for name in ("task", "item"))
         values = {kept: _numbers(table.column(name)) for kept, name in _ITEM_COLUMNS.items()}
         found = {}

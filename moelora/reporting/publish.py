@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from moelora.errors import OutputError, RecordError
-from moelora.files import atomic_write_bytes, atomic_write_json
+from moelora.files import atomic_write_bytes, write_sealed_json
 from moelora.methods._proven import require_proven
 from moelora.records import validate_record
 from moelora.reporting.collect import read_records
@@ -59,7 +59,7 @@ def publish_records(frame: pd.DataFrame, to: Path) -> list[Path]:
         small = published(record)
         path = folder / file_name(record)
         validate_record(small, path)
-        atomic_write_json(path, small)
+        write_sealed_json(path, small)
         written.append(path)
     return sorted(written)
 
@@ -112,6 +112,7 @@ def published(record: Mapping[str, Any]) -> dict[str, Any]:
     """
     small = dict(record)
     small["items"] = None
+    small.pop("items_sha256", None)
     if small.get("training"):
         training = dict(small["training"])
         for name in ("loss_curve", "balance_curve"):

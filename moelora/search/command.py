@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from moelora.errors import ConfigError
-from moelora.files import atomic_write_json, read_json, sha256_file
+from moelora.files import atomic_write_json, read_json, sha256_file, write_sealed_json
 from moelora.progress import logger, start_logging
 from moelora.search.ask import SLOT, ask, open_slots, trials_of
 from moelora.search.choose import choose, trials_document, winner_document
@@ -55,8 +55,10 @@ def run(options: argparse.Namespace) -> int:
         MoeloraError: data, model or disk stand in the way.
     """
     from moelora.search.worker import work
+    from moelora.training.processes import refuse_several
 
     start_logging()
+    refuse_several("search")
     # a scheduler ends a job with this signal: the trial is to be told as called off, as for a person's Ctrl-C
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     study = open_study_file(options.study)
@@ -164,9 +166,9 @@ def choose_winner(options: argparse.Namespace) -> int:
     if options.allocation is not None:
         from moelora.search.trial import make_trial_allocation
 
-        atomic_write_json(options.allocation, make_trial_allocation(study, winner["params"]))
-    atomic_write_json(options.trials, document)
-    atomic_write_json(options.winner, winner_document(study, document, winner))
+        write_sealed_json(options.allocation, make_trial_allocation(study, winner["params"]))
+    write_sealed_json(options.trials, document)
+    write_sealed_json(options.winner, winner_document(study, document, winner))
     logger.info("trial %d wins: %s", winner["number"], _values(document["objectives"], winner["values"]))
     return 0
 

@@ -11,8 +11,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from moelora.errors import ConfigError, DataUnavailableError
+from moelora.errors import ConfigError, DataUnavailableError, RecordError
 from moelora.files import canonical_json
+from moelora.sums import check_sums
 from moelora.tasks import Choice, Task
 from moelora.tasks.labelled import content_hash, resolved_commit
 
@@ -70,6 +71,7 @@ def task_manager(documents: list[dict[str, Any]], data_dir: "Path | None") -> An
                     f"lm-eval task file {name}.yaml not found below {data_dir}; write it with 'moelora data --out DIR' "
                     "and pass --data DIR"
                 )
+            check_sums(data_dir, f"lm_eval/{name}.yaml", f"decoder/{name.removeprefix('moelora_')}/*.jsonl")
             folders.append(str(Path(data_dir) / "lm_eval"))
         else:
             folder = shipped_folder(name)
@@ -91,7 +93,7 @@ def _lm_eval_task(document: str, data_dir: "Path | None") -> Any:
     name = lm_eval_name(content)
     try:
         task = task_manager([content], data_dir).load([lm_eval_request(content)])["tasks"][name]
-    except DataUnavailableError:
+    except (DataUnavailableError, RecordError):
         raise
     except Exception as error:  # lm-eval and the hub clients raise many unrelated types here
         raise DataUnavailableError(
@@ -110,6 +112,7 @@ def lm_eval_task(document: dict[str, Any], data_dir: "Path | None") -> Any:
 
     Raises:
         DataUnavailableError: lm-eval does not know the task or its data cannot be had.
+        RecordError: its built-in data were changed since they were written.
     """
     return _lm_eval_task(canonical_json(document), data_dir)
 

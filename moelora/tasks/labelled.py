@@ -10,6 +10,7 @@ from typing import Any
 
 from moelora.errors import ConfigError, DataUnavailableError, nearest
 from moelora.files import canonical_json
+from moelora.sums import check_sums
 from moelora.tasks import LabelledText, Task
 
 
@@ -29,6 +30,7 @@ def builtin_split(document: dict[str, Any], data_dir: "Path | None", half: str, 
 
     Raises:
         DataUnavailableError: the data were not written there.
+        RecordError: they were changed since.
     """
     name = document.get("data", document["name"]).removeprefix("tiny-")  # a transfer's task has another name
     if data_dir is None:
@@ -39,6 +41,7 @@ def builtin_split(document: dict[str, Any], data_dir: "Path | None", half: str, 
     path = Path(data_dir) / half / name / f"{split}.jsonl"
     if not path.is_file():
         raise DataUnavailableError(f"{path} does not exist; write it with 'moelora data --out {data_dir}'")
+    check_sums(data_dir, f"{half}/{name}/{split}.jsonl")
     with open(path, encoding="utf-8") as handle:
         return [json.loads(line) for line in handle]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from moelora.errors import ConfigError, DataUnavailableError, nearest
+from moelora.sums import check_sums
 
 HELD_OUT = Path("corpus") / "decoder-held-out.jsonl"
 
@@ -53,6 +54,7 @@ def _builtin_rows(data_dir: "Path | None") -> list[str]:
             f"{path or 'a data folder'} is needed for the loss on held-out text, and is not there; write it with "
             f"'moelora data --out {data_dir or 'DIR'}' and pass --data"
         )
+    check_sums(data_dir, HELD_OUT.as_posix())
     lines = path.read_text(encoding="utf-8").splitlines()
     return [" ".join(json.loads(line)["sentences"]) for line in lines]
 

@@ -1,10 +1,14 @@
 """``moelora train`` and ``moelora evaluate``: carry out the plans of one job and leave its manifest."""
 
 import argparse
+import contextlib
+import logging
 import os
 from pathlib import Path
+from typing import Any
 
-from moelora.files import atomic_write_json, sha256_file
+from moelora.files import sha256_file, write_sealed_json
+from moelora.locks import run_lock
 from moelora.plans import plan_hash
 from moelora.progress import logger, run_log, start_logging
 
@@ -25,7 +29,7 @@ def write_manifest(path: Path, runs: list) -> None:
                 "status": document["status"] if document else "trained",
             }
         )
-    atomic_write_json(path, {"schema": 1, "job": path.stem, "runs": entries})
+    write_sealed_json(path, {"schema": 1, "job": path.stem, "runs": entries})
 
 
 def run(options: argparse.Namespace) -> int:
@@ -38,16 +42,49 @@ def run(options: argparse.Namespace) -> int:
 
 
 def carry_out_all(options: argparse.Namespace, *, evaluate: bool) -> int:
-    """Carry out the plans one after the other; a failed run does not stop the others."""
-    start_logging(str(options.log) if options.log else None)
+    """Carry out the plans one after the other; a failed run does not stop the others, a signal stops all.
+
+    Of several processes the first does this, and the others train with it.
+    """
+    from moelora.training.preemption import listening
+
+    start_logging()
+    with listening("job"):
+        crew = _join_others()
+        start_logging(str(options.log) if options.log and crew.main else None)
+        if not crew.main:
+            logger.setLevel(logging.ERROR)
+            crew.follow()
+            return 0
+        try:
+            runs = _carry_out_each(options, evaluate)
+            if options.manifest:
+                write_manifest(options.manifest, runs)
+        except Exception:
+            with contextlib.suppress(Exception):  # a process that is lost cannot be told, and the error says so
+                crew.dismiss()
+            raise
+        crew.dismiss()
+    return 0
+
+
+def _join_others() -> Any:
+    """Return the processes that train together; set how many threads each computes on."""
     import torch
 
-    from moelora.fingerprint import method_fingerprint
-    from moelora.training.identity import open_run
-    from moelora.training.run import carry_out
+    from moelora.training.processes import join
 
     if threads := os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(threads))
+    return join()
+
+
+def _carry_out_each(options: argparse.Namespace, evaluate: bool) -> list:
+    from moelora.fingerprint import method_fingerprint
+    from moelora.training.identity import open_run
+    from moelora.training.preemption import Preempted
+    from moelora.training.run import carry_out
+
     runs = []
     for path in options.plans:
         opened = open_run(
@@ -59,13 +96,15 @@ def carry_out_all(options: argparse.Namespace, *, evaluate: bool) -> int:
         if getattr(options, "diagnostics", False):
             opened.plan["diagnostics"] = {"routing": True}
         runs.append(opened)
-        with run_log(opened.folder / "log.txt"):
-            record = carry_out(opened, evaluate=evaluate)
+        with run_lock(opened.folder, opened.label), run_log(opened.folder / "log.txt"):
+            try:
+                record = carry_out(opened, evaluate=evaluate)
+            except Preempted as stop:
+                stop.say(opened.label)  # also in the run's own log
+                raise
             if record is not None:
                 logger.info("%s: %s", opened.label, summary(record))
-    if options.manifest:
-        write_manifest(options.manifest, runs)
-    return 0
+    return runs
 
 
 def summary(record: dict) -> str:

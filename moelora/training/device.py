@@ -7,8 +7,13 @@ import torch
 
 
 def choose_device() -> Any:
-    """Return the device of this process: the GPU where there is one, unless MOELORA_DEVICE says otherwise."""
-    return torch.device(os.environ.get("MOELORA_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """Return the device of this process: its GPU where there is one, unless MOELORA_DEVICE says otherwise."""
+    if named := os.environ.get("MOELORA_DEVICE"):
+        return torch.device(named)
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    # several processes of a machine have a GPU each, which accelerate has made the current one
+    return torch.device("cuda", torch.cuda.current_device()) if "LOCAL_RANK" in os.environ else torch.device("cuda")
 
 
 def make_accelerator(plan: dict[str, Any]) -> Any:

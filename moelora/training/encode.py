@@ -145,16 +145,21 @@ def end_text(example: Encoded, end: int, max_length: int) -> Encoded:
 
 
 def collate(
-    batch: list[Encoded], pad_id: int, kind: str, device: "torch.device | str" = "cpu", loss_on: str = ANSWERS
+    batch: list[Encoded],
+    pad_id: int,
+    kind: str,
+    device: "torch.device | str" = "cpu",
+    loss_on: str = ANSWERS,
+    length: "int | None" = None,
 ) -> dict[str, torch.Tensor]:
-    """Pad a batch on the right.
+    """Pad a batch on the right, to ``length`` where one is given.
 
     Returns:
         ``input_ids`` and ``attention_mask`` (B, T), ``token_type_ids`` (B, T) where the model has them, and ``labels``:
         (B,) classes or float32 grades, or (B, T) tokens with ``IGNORED`` outside of what the loss counts: the answer,
         all tokens of the text, or padding too.
     """
-    length = max(len(example.ids) for example in batch)
+    length = length or max(len(example.ids) for example in batch)
     ids = torch.full((len(batch), length), pad_id, dtype=torch.long)
     mask = torch.zeros((len(batch), length), dtype=torch.long)
     types = torch.zeros((len(batch), length), dtype=torch.long)

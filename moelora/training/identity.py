@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from moelora.errors import AdapterError, RecordError
-from moelora.files import atomic_write_json, read_json, sha256_file
+from moelora.files import read_json, sha256_file
 from moelora.plans import plan_hash, resolve
-from moelora.records import read_record
+from moelora.progress import logger
+from moelora.records import check_attached, read_record
+from moelora.sums import SUMS_FILE
 
 
 @dataclasses.dataclass
@@ -47,10 +49,18 @@ class Run:
         return plan_hash(self.plan)
 
     def done(self, name: str) -> "dict[str, Any] | None":
-        """Return ``train.json`` or ``record.json`` when it is there, whole, and of this key."""
+        """Return ``train.json`` or ``record.json`` when it is there, whole, and of this key; say which is damaged."""
+        path = self.folder / name
+        if not path.is_file():
+            return None
         try:
-            document = read_record(self.folder / name) if name == "record.json" else read_json(self.folder / name)
-        except RecordError:
+            if name == "record.json":
+                document = read_record(path)
+                check_attached(self.folder, document)
+            else:
+                document = read_json(path)
+        except RecordError as error:
+            logger.warning("%s: not used, and made again: %s", self.label, error)
             return None
         key = document.get("key") or run_key(*(str(document.get(x)) for x in ("plan_hash", "fingerprint", "sources")))
         return document if key == self.key else None
@@ -77,7 +87,7 @@ def source_digest(plan: dict[str, Any], data_dir: "Path | None", base_dir: "Path
         names = [name.removeprefix("tiny-") for name in used]
         folders += [Path(data_dir) / half / name for name in names for half in ("encoder", "decoder")]
     for folder in folders:
-        for path in sorted(folder.glob("*")):
+        for path in sorted(path for path in folder.glob("*") if path.name != SUMS_FILE):
             digest.update(f"{path.name}\0{sha256_file(path)}\n".encode())
     return digest.hexdigest()[:16]
 
@@ -101,7 +111,7 @@ def open_run(
     *,
     further: bool = True,
 ) -> Run:
-    """Read and resolve a plan, and write the resolved one beside it.
+    """Read and resolve a plan.
 
     Args:
         plan_path: the plan.
@@ -129,6 +139,5 @@ def open_run(
         resolved["parent"] = read_parent(adapter, resolved, further)
         word = "continued" if further else "from"
         folder = folder.with_name(f"{folder.name}-{word}-{resolved['parent']['adapter_sha256'][:12]}")
-    atomic_write_json(folder / "resolved.json", resolved)
     sources = source_digest(resolved, data_dir, base_dir)
     return Run(folder, resolved, pending, fingerprint, sources, data_dir, base_dir, adapter_dir)

@@ -9,18 +9,19 @@ from moelora.training.encode import ANSWERS, IGNORED, PADDING, Encoded
 
 
 def summed_loss(model: Any, tensors: dict[str, torch.Tensor], kind: str) -> torch.Tensor:
-    """Return the loss summed over what :func:`loss_items` counts, in float32.
+    """Return the loss summed over what :func:`loss_items` counts, in float32 at the least.
 
     Classification: cross-entropy per example. Regression: squared error per example. Multiple choice: cross-entropy
     per token that carries a label.
     """
     labels = tensors["labels"]
     inputs = {name: tensor for name, tensor in tensors.items() if name != "labels"}
-    logits = model(**inputs).logits.float()
+    logits = model(**inputs).logits
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if kind == "classification":
         return functional.cross_entropy(logits, labels, reduction="sum")
     if kind == "regression":
-        return functional.mse_loss(logits.squeeze(-1), labels, reduction="sum")
+        return functional.mse_loss(logits.squeeze(-1), labels.to(logits.dtype), reduction="sum")
     return functional.cross_entropy(
         logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED, reduction="sum"
     )

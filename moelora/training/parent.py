@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from moelora.errors import AdapterError
-from moelora.files import atomic_write_json, read_json, sha256_file
+from moelora.files import read_json, sha256_file, write_sealed_json
+from moelora.sums import folder_sums, refuse_changed
 from moelora.training.identity import base_digest
 
 IDENTITY_FILE = "identity.json"
@@ -18,7 +19,7 @@ LABELS = ("suite", "model", "task", "variant", "method", "seed")
 
 
 def write_identity(folder: Path, attached: Any, model: dict[str, Any], base: str, labels: dict[str, Any]) -> None:
-    """Write beside an adapter what it was trained on.
+    """Write beside an adapter what it was trained on, and the sums of its tensors' files.
 
     Args:
         folder: the adapter's folder.
@@ -27,7 +28,7 @@ def write_identity(folder: Path, attached: Any, model: dict[str, Any], base: str
         base: hub commit, or digest of a built-in model; empty where neither is known.
         labels: suite, task, variant and seed.
     """
-    atomic_write_json(
+    write_sealed_json(
         folder / IDENTITY_FILE,
         {
             "schema": 1,
@@ -39,6 +40,7 @@ def write_identity(folder: Path, attached: Any, model: dict[str, Any], base: str
             "method": attached.method.name,
             "method_version": attached.method.version,
             "settings": dataclasses.asdict(attached.settings),
+            "files": folder_sums(folder, "*.safetensors"),
         },
     )
 
@@ -87,8 +89,16 @@ def adapter_path(folder: Path) -> Path:
 
 
 def read_identity(folder: Path) -> dict[str, Any]:
-    """Return what an adapter says of itself; nothing for one from elsewhere."""
-    return read_json(folder / IDENTITY_FILE, "identity") if (folder / IDENTITY_FILE).is_file() else {}
+    """Return what an adapter says of itself; nothing for one from elsewhere.
+
+    Raises:
+        RecordError: the identity was changed since it was written, or one of the files that it names.
+    """
+    if not (folder / IDENTITY_FILE).is_file():
+        return {}
+    identity = read_json(folder / IDENTITY_FILE, "identity")
+    refuse_changed(folder, identity.get("files", {}), "fetch the adapter anew, or train its run again")
+    return identity
 
 
 def load_parent(attached: Any, run: Any) -> None:

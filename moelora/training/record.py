@@ -3,7 +3,7 @@
 import traceback
 from typing import Any
 
-from moelora.files import atomic_write_json, read_json
+from moelora.files import read_json, sha256_file, write_sealed_json
 from moelora.progress import logger
 from moelora.records import SCHEMA, validate_record
 from moelora.records.environment import environment, now
@@ -55,6 +55,7 @@ def make_record(
         },
         "scores": scores,
         "items": items,
+        **({"items_sha256": sha256_file(run.folder / items)} if items else {}),
         "routing": routing,
         "diagnostics": diagnostics,
         **({"forgetting": forgetting["measured"]} if forgetting else {}),
@@ -70,10 +71,15 @@ def make_record(
 
 
 def failed_record(run: Run, error: Exception) -> dict[str, Any]:
-    """Write and return the record of a run that stopped with an error nobody expected: a row with a reason, no hole."""
+    """Write and return the record of a run that stopped with an error nobody expected: a row with a reason, no hole.
+
+    Where memory ran out outside the steps of training, which have their own answer to it, that is the status.
+    """
+    from moelora.memory import is_out_of_memory
+
     logger.error("%s failed:\n%s", run.label, "".join(traceback.format_exception(error)))
     reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
-    return _untrained_record(run, "failed", reason)
+    return _untrained_record(run, "out_of_memory" if is_out_of_memory(error) else "failed", reason)
 
 
 def skipped_record(run: Run, reason: str) -> dict[str, Any]:
@@ -90,5 +96,5 @@ def _untrained_record(run: Run, status: str, reason: str) -> dict[str, Any]:
         "declarations": [], "match": None, "base_identity": "", "started": now(),
     }  # fmt: skip
     record = make_record(run, trained, scores={}, routing=[], items=None, device=choose_device())
-    atomic_write_json(run.folder / "record.json", record)
+    write_sealed_json(run.folder / "record.json", record)
     return record

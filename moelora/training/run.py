@@ -4,96 +4,69 @@ Each step is skipped when its file is already there for the same key: the hash o
 the code behind it, and a digest of what the suite built for it.
 """
 
-import shutil
+import contextlib
 from typing import Any
 
 from moelora.errors import MoeloraError
-from moelora.files import atomic_write_json, replace_folder, sha256_file
+from moelora.files import pretty_json, write_if_different, write_sealed_json
 from moelora.progress import logger
 from moelora.records.environment import now, peak_memory_bytes
 from moelora.training.declarations import declarations, parent_declarations, source_declarations
 from moelora.training.device import choose_device, make_accelerator
-from moelora.training.identity import Run, base_digest
+from moelora.training.fit import fit
+from moelora.training.identity import Run
+from moelora.training.outputs import clear_leftovers, drop_state, is_adapter_whole, write_adapter, write_items
 from moelora.training.record import failed_record, make_record, skipped_record
-from moelora.training.sources import load_tasks, load_watched, training_tasks
+from moelora.training.sources import load_tasks, load_watched
 
 
 def train_run(run: Run) -> Any:
     """Train the run unless that is done; return the attached, trained model.
 
-    Writes ``adapter/`` and ``train.json``; the latter is written last and names the adapter's sum.
+    Writes ``adapter/`` and ``train.json``; the latter is written last and names the sums of the adapter's files. A run
+    whose adapter was changed or truncated since is trained again.
 
     Raises:
-        AdapterError: the run was trained before, but its adapter was changed or truncated since.
+        Preempted: a signal asked the process to leave; what was trained so far is in the run's state.
     """
-    from moelora.methods import get_method
-    from moelora.seeds import derive_seed
-    from moelora.training.attach import adapter_file, attach, load_adapter, recompute_activations, save_adapter
-    from moelora.training.encode import encode_training
-    from moelora.training.loop import LoopResult, train_loop
-    from moelora.training.order import all_steps
-    from moelora.training.parent import load_parent, write_identity
-    from moelora.training.state import seed_everything
+    from moelora.training.attach import adapter_file, attach, load_adapter
+    from moelora.training.parent import load_parent
+    from moelora.training.processes import crew_of
 
-    plan, training = run.plan, run.plan["training"]
-    parent = plan.get("parent")
+    plan, parent = run.plan, run.plan.get("parent")
     tasks = load_tasks(plan, run.data_dir)
     accelerator = make_accelerator(plan)
-    method = get_method(plan["method"])
     trained = run.done("train.json")
-    if trained is not None:
+    if trained is not None and (not trained["adapter_sha256"] or is_adapter_whole(run, trained)):
+        drop_state(run)  # a kill may have come before it was
         attached = attach(plan, tasks, run.base_dir, accelerator.device)
         if trained["adapter_sha256"]:
-            path = adapter_file(run.folder / "adapter")
-            if not path.is_file() or sha256_file(path) != trained["adapter_sha256"]:
-                logger.warning("%s: %s is missing or was changed since it was trained; training again", run.label, path)
-                trained = None
-            else:
-                load_adapter(attached, run.folder / "adapter")
-                return attached, trained
-        else:
-            if parent and trained["status"] == "finished":
-                load_parent(attached, run)
-            return attached, trained
+            load_adapter(attached, run.folder / "adapter")
+        elif parent and trained["status"] == "finished":
+            load_parent(attached, run)
+        return attached, trained
     started = now()
-    attached = attach(plan, tasks, run.base_dir, accelerator.device)
-    if parent:
-        load_parent(attached, run)
-    parameters = attached.parameters()
-    result = LoopResult()
-    trained_data = None
-    further = method.abilities.trains and parameters["trainable"] and (parent is None or parent["continue"])
-    if further:
-        examples = []
-        trained_on, trained_data = training_tasks(plan, tasks)
-        for task in trained_on:
-            examples += encode_training(task, training.get("max_examples"), attached.base.tokenizer, training)
-        steps = all_steps(
-            examples,
-            training["batch_size"],
-            plan["seed"],
-            epochs=training.get("epochs"),
-            max_steps=training.get("max_steps"),
-            by_task=tasks[0].kind != "multiple_choice",
-            sampling=training.get("sampling"),
-        )
-        recompute_activations(attached.model, training)
-        seed_everything(derive_seed("training", plan["seed"]))
-        result = train_loop(
-            attached.model,
-            steps,
-            {task.name: task.kind for task in trained_on},
-            training,
-            attached.base.tokenizer.pad_token_id,
-            accelerator,
-            balance=balance_of(method),
-            hooks=method.make_hooks(attached.settings),
-            state_path=run.folder / ".state" / f"{run.key}.pt",
-            label=run.label,
-        )
+    with contextlib.ExitStack() as held:
+        fitted = crew_of(accelerator).lead(fit, run, held)
+        document = _trained_document(run, fitted, accelerator)
+        document["started"] = started
+        if fitted.result.status == "finished" and fitted.further:
+            document["adapter_files"] = write_adapter(run, fitted.attached)
+            path = adapter_file(run.folder / "adapter")
+            document["adapter_sha256"] = document["adapter_files"][path.name]
+            document["adapter_bytes"] = path.stat().st_size
+        write_sealed_json(run.folder / "train.json", document)
+        drop_state(run)
+    return fitted.attached, document
+
+
+def _trained_document(run: Run, fitted: Any, accelerator: Any) -> dict[str, Any]:
+    """Return what ``train.json`` says of a run that has left no adapter yet."""
+    attached, result, parameters, further = fitted.attached, fitted.result, fitted.parameters, fitted.further
+    plan, method, parent = run.plan, attached.method, run.plan.get("parent")
     declare = method.make_hooks(attached.settings).declare
     declared = declare(attached.model) if declare and result.status == "finished" and parameters["trainable"] else []
-    document = {
+    return {
         "key": run.key,
         "status": result.status,
         "reason": result.reason,
@@ -113,7 +86,8 @@ def train_run(run: Run) -> Any:
                 "resumed",
             )
         }
-        | ({"data": trained_data} if trained_data else {}),
+        | ({"processes": accelerator.num_processes} if accelerator.num_processes > 1 else {})
+        | ({"data": fitted.data} if fitted.data else {}),
         "parameters": parameters,
         "attached": attached.layers(),
         "match": attached.matched.record() if attached.matched else None,
@@ -128,21 +102,7 @@ def train_run(run: Run) -> Any:
         "adapter_sha256": None,
         "adapter_bytes": 0,
         "peak_memory_bytes": peak_memory_bytes(accelerator.device),
-        "started": started,
     }
-    if result.status == "finished" and further:
-        temporary = run.folder / ".adapter.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        save_adapter(attached, temporary)
-        labels = {label: plan[label] for label in ("suite", "task", "variant", "seed")}
-        base = attached.base.identity or base_digest(plan, run.base_dir)
-        write_identity(temporary, attached, plan["model"], base, labels)
-        replace_folder(temporary, run.folder / "adapter")
-        path = adapter_file(run.folder / "adapter")
-        document["adapter_sha256"], document["adapter_bytes"] = sha256_file(path), path.stat().st_size
-    atomic_write_json(run.folder / "train.json", document)
-    shutil.rmtree(run.folder / ".state", ignore_errors=True)
-    return attached, document
 
 
 def balance_of(method: Any) -> Any:
@@ -160,7 +120,6 @@ def evaluate_run(run: Run, attached: Any, trained: dict[str, Any]) -> dict[str, 
     Where the plan asks for diagnostics of routing, the first choices of the routers are written too. Forgetting is
     measured last, so that nothing else can depend on it.
     """
-    import pandas
     import torch
 
     from moelora.evaluation.score import routed_items, score_model
@@ -185,12 +144,7 @@ def evaluate_run(run: Run, attached: Any, trained: dict[str, Any]) -> dict[str, 
             )
         if form := plan["model"].get("quantisation"):
             scores = {name: {**entry, "base_form": form} for name, entry in scores.items()}
-        frame = pandas.DataFrame(rows, columns=["task", "item", "label", "prediction", "correct"])
-        frame = frame.astype({"label": float, "prediction": float, "correct": float})
-        temporary = run.folder / ".items.parquet.tmp"
-        frame.to_parquet(temporary, index=False)
-        temporary.replace(run.folder / "items.parquet")
-        items = "items.parquet"
+        items = write_items(run.folder, rows)
         if method.abilities.routed:
             from moelora.evaluation.routing import diagnose, routing_rows, watch_routing
 
@@ -209,7 +163,7 @@ def evaluate_run(run: Run, attached: Any, trained: dict[str, Any]) -> dict[str, 
 
             text, probed = load_watched(plan, run.data_dir)
             forgetting = measure_forgetting(attached, plan, text, probed, run.base_dir, device)
-        atomic_write_json(run.folder / "scores.json", {"key": run.key, "scores": scores})
+        write_sealed_json(run.folder / "scores.json", {"key": run.key, "scores": scores})
     record = make_record(
         run,
         trained,
@@ -220,7 +174,7 @@ def evaluate_run(run: Run, attached: Any, trained: dict[str, Any]) -> dict[str, 
         diagnostics=diagnostics,
         forgetting=forgetting,
     )
-    atomic_write_json(run.folder / "record.json", record)
+    write_sealed_json(run.folder / "record.json", record)
     return record
 
 
@@ -246,6 +200,8 @@ def carry_out(run: Run, *, evaluate: bool) -> "dict[str, Any] | None":
     Raises:
         MoeloraError: what the user can mend (data, models, settings, disk). Everything else becomes a failed record.
     """
+    clear_leftovers(run.folder)
+    write_if_different(run.folder / "resolved.json", pretty_json(run.plan))
     if evaluate and (record := run.done("record.json")) is not None and is_complete(run, record):
         logger.info("%s: already done", run.label)
         return record

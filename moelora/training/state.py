@@ -1,23 +1,74 @@
 """Training state: what a killed run needs to end with the same bits as one that was not killed.
 
 It lies outside the declared outputs, in a folder named for the hash of the resolved plan and the fingerprint, and is
-replaced atomically.
+replaced atomically. Behind the bytes that torch writes stands their SHA-256: torch reads a flipped bit without a word.
 """
 
-import os
+import contextlib
+import hashlib
+import io
 import random
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy
 import torch
 
-from moelora.errors import OutputError
+from moelora.files import atomic_file
+from moelora.progress import logger
+
+SHARE = 0.02  # of the time of training that saving may take
+SUM_BYTES = hashlib.sha256().digest_size
 
 
 def trainable_tensors(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """Return the trainable parameters by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+class Pace:
+    """When a state is due: every so many steps, put off while saving has had its share of the time.
+
+    After a save that took c seconds there is none for c / SHARE seconds. So all saves but the last take at most SHARE
+    of the time together, however slow the disk is, and a kill costs hardly more than that time.
+    """
+
+    def __init__(self, every: "int | None", clock: Callable[[], float] = time.monotonic):
+        self.every, self.clock = every, clock
+        self.waiting, self.cost, self.ended = False, 0.0, clock()
+
+    def due(self, done: int) -> bool:
+        """Return whether the state is to be saved after ``done`` steps; asked after each of them."""
+        self.waiting |= bool(self.every) and done % self.every == 0
+        return self.waiting and self.clock() - self.ended >= self.cost / SHARE
+
+    @contextlib.contextmanager
+    def saving(self) -> Iterator[None]:
+        """Count what the block takes."""
+        began = self.clock()
+        yield
+        self.waiting, self.ended = False, self.clock()
+        self.cost = self.ended - began
+
+
+class _Summed:
+    """A file that keeps the SHA-256 of what is written to it, and the error that torch would hide behind its own."""
+
+    def __init__(self, handle: BinaryIO):
+        self.handle, self.sum, self.error = handle, hashlib.sha256(), None
+
+    def write(self, data: Any) -> int:
+        self.sum.update(data)
+        try:
+            return self.handle.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.handle.flush()
 
 
 def save_state(path: Path, model: torch.nn.Module, optimizer: Any, scheduler: Any, progress: dict[str, Any]) -> None:
@@ -30,44 +81,57 @@ def save_state(path: Path, model: torch.nn.Module, optimizer: Any, scheduler: An
         "parameters": {name: tensor.detach().cpu() for name, tensor in trainable_tensors(model).items()},
         "optimizer": optimizer.state_dict(),
         "scheduler": scheduler.state_dict(),
-        "torch_rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "random": random_state(),
         "progress": progress,
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(state, temporary)
-        with open(temporary, "rb+") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        temporary.unlink(missing_ok=True)
-        raise OutputError(
-            f"cannot write the training state {path}: {error}; check permissions and disk space"
-        ) from error
+    with atomic_file(path) as handle:
+        summed = _Summed(handle)
+        try:
+            torch.save(state, summed)
+        except RuntimeError as error:
+            raise summed.error or error from error
+        handle.write(summed.sum.digest())
 
 
 def load_state(path: Path, model: torch.nn.Module, optimizer: Any, scheduler: Any) -> "dict[str, Any] | None":
-    """Restore a state and return its progress; ``None`` when there is none or it cannot be read (training restarts)."""
+    """Restore a state and return its progress; ``None`` when there is none or it is damaged (training restarts)."""
     if not path.is_file():
         return None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        content = memoryview(path.read_bytes())
+        payload = content[:-SUM_BYTES]
+        if hashlib.sha256(payload).digest() != content[-SUM_BYTES:]:
+            raise ValueError("its bytes are not those that were written")
+        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
         parameters = trainable_tensors(model)
-        if set(state["parameters"]) != set(parameters):
-            return None
-    except Exception:  # a damaged state only costs the steps it held
+        found = {name: tensor.shape for name, tensor in state["parameters"].items()}
+        if found != {name: parameter.shape for name, parameter in parameters.items()}:
+            raise ValueError("it holds other parameters than the model trains")
+    except Exception as error:  # a damaged state only costs the steps it held
+        logger.warning("training state %s cannot be used (%s); training begins anew", path, str(error).split("\n")[0])
         return None
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(state["parameters"][name])
     optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])
-    torch.set_rng_state(state["torch_rng"])
-    if state["cuda_rng"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    set_random_state(state["random"])
     return state["progress"]
+
+
+def random_state() -> dict[str, Any]:
+    """Return where torch's random generators stand; the loop draws from no others."""
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put torch's random generators where they stood."""
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])
 
 
 def seed_everything(seed: int) -> None:

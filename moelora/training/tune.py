@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from moelora.errors import ConfigError
-from moelora.files import atomic_write_json, read_json, sha256_file
+from moelora.errors import ConfigError, RecordError
+from moelora.files import read_json, sha256_file, write_sealed_json
 from moelora.methods import Hooks
 from moelora.progress import logger, start_logging
 from moelora.seeds import derive_seed
@@ -134,6 +134,18 @@ def watched(hooks: Hooks, look: Callable[[int, int], None]) -> Hooks:
     return dataclasses.replace(hooks, after_step=after_step)
 
 
+def _earlier_trials(path: Path, identity: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the trials that a killed process of the same tuning has left."""
+    if not path.is_file():
+        return []
+    try:
+        earlier = read_json(path, "trials")
+    except RecordError as error:
+        logger.warning("%s; its trials are carried out again", error)
+        return []
+    return earlier["trials"] if earlier.get("identity") == identity else []
+
+
 def best_rate(scored: list[dict[str, Any]]) -> float:
     """Return the rate of the best score; the lower final training loss breaks a tie.
 
@@ -150,9 +162,11 @@ def run(options: argparse.Namespace) -> int:
     """
     from moelora.plans import resolve
     from moelora.training.identity import suite_root
+    from moelora.training.processes import refuse_several
     from moelora.training.sources import load_tasks
 
     start_logging()
+    refuse_several("tune")
     tune = options.tune
     document = read_json(options.plan, "plan")
     document["pending"].pop("learning_rate", None)
@@ -163,19 +177,17 @@ def run(options: argparse.Namespace) -> int:
     ]
     progress_file = Path(options.out).with_suffix(".partial.json")
     identity = {"plan": sha256_file(options.plan), "tune": tune}
-    trials = []
-    if progress_file.is_file() and (earlier := read_json(progress_file)).get("identity") == identity:
-        trials = earlier["trials"]
+    trials = _earlier_trials(progress_file, identity)
     for rate in tune["learning_rates"][len(trials) :]:
         trials.append(run_trial(trial_plan(plan, tune, rate), tasks, options.base, options.data))
         logger.info("%s: rate %g scored %s", plan["variant"], rate, trials[-1]["score"])
-        atomic_write_json(progress_file, {"identity": identity, "trials": trials})
+        write_sealed_json(progress_file, {"identity": identity, "trials": trials})
     scored = [trial for trial in trials if trial["score"] is not None]
     if not scored:
         raise ConfigError(f"all {len(trials)} trials of '{plan['variant']}' diverged; give smaller learning_rates")
     chosen = best_rate(scored)
     held = {task.name: len(task.evaluation) for task in tasks}
-    atomic_write_json(
+    write_sealed_json(
         options.out,
         {
             "schema": 1,

@@ -11,25 +11,44 @@ import torch
 from peft.utils.quantization_utils import resolve_quantization_backend
 from torch import Tensor, nn
 
-from moelora.errors import MergeError
+from moelora.errors import AdapterError, MergeError
 from moelora.ops import DoraNorm, Frozen, dora_called_layer, dora_linear, mixdora_gated, mixdora_two_matrix
 from moelora.routers import RouterSettings
 from moelora.tuners.frozen import dropout_probability
 from moelora.tuners.mixlora_layer import MixLoraFeedForward, MixLoraLayer, MixLoraTwoMatrix
 from moelora.tuners.routing import NO_BALANCE
+from moelora.tuners.sharding import is_sharded
 
 
 def dense_weight(linear: nn.Module) -> Tensor:
-    """Return a frozen linear's weight, (O, D), dequantised where it is quantised."""
+    """Return a frozen linear's weight, (O, D), dequantised where it is quantised.
+
+    Raises:
+        AdapterError: The process holds a part of it only.
+    """
     backend = resolve_quantization_backend(linear)
     if backend is None:
-        return linear.weight
+        return whole_weight(linear)
     if getattr(getattr(linear.weight, "quant_state", None), "packing_format_for_cpu", False):
         # A layout for evaluation on some CPUs, which bitsandbytes' own dequantisation misreads.
         with torch.no_grad():
             image = linear(torch.eye(linear.in_features, dtype=linear.compute_dtype))
         return (image if linear.bias is None else image - linear.bias).T
     return backend.get_base_weight(linear)
+
+
+def whole_weight(linear: nn.Module) -> Tensor:
+    """Return a linear's weight, (O, D).
+
+    Raises:
+        AdapterError: The process holds a part of it only.
+    """
+    if is_sharded(linear.weight):
+        raise AdapterError(
+            f"a linear of {tuple(linear.weight.shape)} is a unit of FSDP of its own, so its weight is in parts while "
+            "the layer around it computes; shard whole blocks, as moelora.tuners.sharding.shard does"
+        )
+    return linear.weight
 
 
 def dense_layer(linear: nn.Module) -> Frozen:
@@ -94,7 +113,7 @@ class DoraLinear(WithMagnitudes, MixLoraLayer):
             return self.base_layer(x, *args, **kwargs)
         base, norm = self.get_base_layer(), self.norms["linear"]
         quantised = resolve_quantization_backend(base) is not None
-        squares = norm.squares_of(partial(dense_weight, base)) if quantised else norm.squares(base.weight)
+        squares = norm.squares_of(partial(dense_weight, base)) if quantised else norm.squares(whole_weight(base))
         a, b = self.moelora_A[adapter], self.moelora_B[adapter]
         magnitude = self._magnitude("linear", adapter, squares)[0]
         scaling, dropout = self.scaling[adapter], dropout_probability(self.moelora_dropout[adapter])

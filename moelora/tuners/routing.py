@@ -8,7 +8,7 @@ reports nothing, so the stashed outputs keep the graph of the forward.
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from moelora.errors import AdapterError
-from moelora.losses import BALANCE_LOSSES, concatenate, z_loss
+from moelora.losses import BALANCE_LOSSES, BalanceLoss, concatenate
 from moelora.routers import RouterOutput
 
 
@@ -40,15 +40,24 @@ class Balance:
         """Whether the loss looks at the samples that tokens belong to."""
         return self.loss != "none" and BALANCE_LOSSES[self.loss].takes_delta
 
-    def value(self, output: RouterOutput) -> Tensor:
+    @property
+    def terms(self) -> "list[tuple[float, BalanceLoss]]":
+        """Return what the loss is the sum of: coefficients and forms."""
+        named = [(self.coefficient, BALANCE_LOSSES[self.loss])] if self.loss != "none" and self.coefficient else []
+        return named + ([(self.z_coefficient, BALANCE_LOSSES["z_loss"])] if self.z_coefficient else [])
+
+    def statistics(self, output: RouterOutput) -> list[tuple[Tensor, ...]]:
+        """Return what each term is a value of, for one group of routers."""
+        return [
+            form.statistics(output, self.delta) if form.takes_delta else form.statistics(output)
+            for _, form in self.terms
+        ]
+
+    def value(self, statistics: list[tuple[Tensor, ...]]) -> Tensor:
         """Return coefficient times loss, plus the z-loss with its own, of one group of routers."""
-        total = output.logits.new_zeros(())
-        if self.loss != "none" and self.coefficient != 0:
-            known = BALANCE_LOSSES[self.loss]
-            loss = known.function(output, self.delta) if known.takes_delta else known.function(output)
-            total = total + self.coefficient * loss
-        if self.z_coefficient:
-            total = total + self.z_coefficient * z_loss(output)
+        total = statistics[0][0].new_zeros(())
+        for (coefficient, form), own in zip(self.terms, statistics, strict=True):
+            total = total + coefficient * form.value(*own)
         return total
 
     def group(self, module_name: str, output: RouterOutput) -> tuple:
@@ -224,25 +233,57 @@ def contexts(model: nn.Module) -> list[RoutingContext]:
     return list(found.values())
 
 
-def balance_loss(model: nn.Module) -> Tensor | None:
+def balance_loss(
+    model: nn.Module, gather: "Callable[[Tensor], Tensor] | None" = None, counts: bool = True
+) -> Tensor | None:
     """Return the balance loss of the last forward pass in training mode, a scalar with gradient.
 
     It is the sum over groups of routers and over adapters of coefficient times loss. Add it to the task
     loss, divided by the number of accumulation steps where the task loss is. None when there is nothing to
     add: the method has no balance loss, or the pass was in evaluation mode.
+
+    Args:
+        model: A model with layers of ours.
+        gather: From a vector of this process, (S,), to those of all, (processes, S). Then the loss is that of all
+            processes' tokens together, and its gradient on each process is the part that goes through its own tokens.
+        counts: With ``gather``, whether this process's tokens count: false where there were more processes than rows.
     """
-    total = None
-    for context in contexts(model):
-        groups: dict[tuple, tuple[list[RouterOutput], Balance]] = {}
+    groups: dict[tuple, tuple[list[RouterOutput], Balance]] = {}
+    for place, context in enumerate(contexts(model)):
         for use, (module_name, adapter, output, balance) in enumerate(context.for_loss):
-            key = (adapter, *balance.group(module_name, output))
+            key = (place, adapter, *balance.group(module_name, output))
             if balance.by_sample:
                 key = (*key, use)  # tokens of several uses cannot be told apart by sample
             groups.setdefault(key, ([], balance))[0].append(output)
-        for outputs, balance in groups.values():
-            value = balance.value(concatenate(outputs))
-            total = value if total is None else total + value.to(total.device)
+    balances = [balance for _, balance in groups.values()]
+    found = [balance.statistics(concatenate(outputs)) for outputs, balance in groups.values()]
+    if gather is not None and found:
+        found = _merged(balances, found, gather, counts)
+    total = None
+    for balance, statistics in zip(balances, found, strict=True):
+        value = balance.value(statistics)
+        total = value if total is None else total + value.to(total.device)
     return total
+
+
+def _merged(
+    balances: list[Balance], found: list[list[tuple[Tensor, ...]]], gather: Callable[[Tensor], Tensor], counts: bool
+) -> list[list[tuple[Tensor, ...]]]:
+    """Return the statistics of all processes' tokens: one exchange for all groups of routers."""
+    flat = [tensor for terms in found for statistics in terms for tensor in statistics]
+    device, dtype = flat[0].device, max((one.dtype for one in flat), key=lambda one: one.itemsize)
+    own = torch.cat([tensor.reshape(-1).to(device, dtype) for tensor in flat])
+    every = gather(own if counts else own * 0)
+    parts = iter(every.split([tensor.numel() for tensor in flat], dim=1))
+    return [
+        [
+            form.merge(
+                *(next(parts).reshape(-1, *tensor.shape).to(tensor.device, tensor.dtype) for tensor in statistics)
+            )
+            for (_, form), statistics in zip(balance.terms, terms, strict=True)
+        ]
+        for balance, terms in zip(balances, found, strict=True)
+    ]
 
 
 @contextmanager

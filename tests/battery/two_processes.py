@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import socket
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,12 +16,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 import bases
 import torch
 from subjects import Subject, assert_close, gradients, move, values
-from torch.nn.parallel import DistributedDataParallel
 
 import moelora.routers
 import moelora.tuners
 from moelora.training.device import make_accelerator
 from moelora.training.loop import one_step
+from moelora.training.processes import crew_of
+from moelora.training.run import balance_of
 
 KIND, ROWS = "llama", 8
 
@@ -52,16 +52,15 @@ def train_in_two(name: str) -> None:
 
 
 def compare_with_one(name: str, single: dict) -> None:
-    """See that the task loss has the gradient of one process: the balance loss is not linear in the batch."""
+    """See that both losses have the gradient of one process: a balance loss is formed over the tokens of both."""
     subject = Subject(name, KIND)
     attached = subject.attach(dropout=0.0, jitter_noise=0.0)
     move(attached)
     attached.model.train()
     accelerator = make_accelerator({"training": {"precision": "fp32"}})
-    prepared = accelerator.prepare(attached.model)
-    assert isinstance(prepared, DistributedDataParallel)
-    hooks = subject.method.make_hooks(attached.settings)
-    one_step(prepared, subject.batch(rows=ROWS), subject.task_kind, 2, bases.PAD, accelerator, None, hooks)
+    assert crew_of(accelerator).world == 2
+    hooks, balance = subject.method.make_hooks(attached.settings), balance_of(subject.method)
+    one_step(attached.model, subject.batch(rows=ROWS), subject.task_kind, 4, bases.PAD, accelerator, balance, hooks)
     assert_close(gradients(attached.model), single, tolerance=1e-4)
 
 
@@ -71,12 +70,9 @@ def gradient_of_one(name: str) -> dict:
     attached = subject.attach(dropout=0.0, jitter_noise=0.0)
     move(attached)
     attached.model.train()
-    alone = SimpleNamespace(
-        num_processes=1, process_index=0, device=torch.device("cpu"), backward=lambda loss: loss.backward(),
-        no_sync=lambda model: nullcontext(),
-    )  # fmt: skip
-    hooks = subject.method.make_hooks(attached.settings)
-    one_step(attached.model, subject.batch(rows=ROWS), subject.task_kind, ROWS, bases.PAD, alone, None, hooks)
+    alone = SimpleNamespace(num_processes=1, device=torch.device("cpu"), backward=lambda loss: loss.backward())
+    hooks, balance = subject.method.make_hooks(attached.settings), balance_of(subject.method)
+    one_step(attached.model, subject.batch(rows=ROWS), subject.task_kind, 4, bases.PAD, alone, balance, hooks)
     return gradients(attached.model)
 
 

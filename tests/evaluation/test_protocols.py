@@ -348,10 +348,19 @@ def test_automatic_batches_halve_until_they_fit_and_stay_small():
     assert sorted(done) == list(range(8)) and done[:2] == [1, 3]
 
 
-def test_a_given_batch_size_is_kept_and_running_out_is_told():
+def test_a_given_batch_size_is_kept_while_it_fits_and_a_single_request_that_does_not_is_told():
     seen = []
     in_batches([1, 2, 3], 2, seen.append, "test")
     assert seen == [[2, 1], [0]]
+    asked = []
+
+    def small_card(rows):
+        asked.append(rows)
+        if len(rows) > 1:
+            raise torch.OutOfMemoryError("no room")
+
+    in_batches([1, 2, 3], 2, small_card, "test")
+    assert asked == [[2, 1], [2], [1], [0]]
     with pytest.raises(torch.OutOfMemoryError):
         in_batches([1, 2], 2, fail, "test")
     with pytest.raises(torch.OutOfMemoryError):

@@ -120,6 +120,7 @@ def run_once(world, root, document, **options):
 
 
 def test_the_record_says_how_many_examples_each_task_gave(world, tmp_path, monkeypatch):
+    import moelora.training.fit as fit_module
     import moelora.training.run as run_module
 
     real = run_module.load_tasks
@@ -130,7 +131,8 @@ def test_the_record_says_how_many_examples_each_task_gave(world, tmp_path, monke
         sizes = {"tiny-mood": 64, "tiny-odd": 16, "tiny-grade": 10}
         return [dataclasses.replace(task, train=task.train[: sizes[task.name]]) for task in real(document, data_dir)]
 
-    monkeypatch.setattr(run_module, "load_tasks", uneven)
+    for module in (run_module, fit_module):
+        monkeypatch.setattr(module, "load_tasks", uneven)
     _, plain = run_once(world, tmp_path / "plain", mixture())
     _, equal = run_once(world, tmp_path / "equal", mixture(sampling="equal"))
     _, other = run_once(world, tmp_path / "other", mixture("dense_moe_lora", sampling="equal"))

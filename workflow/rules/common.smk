@@ -296,3 +296,10 @@ HAS_CARD = shutil.which("nvidia-smi") is not None
 # Hundredths of a GPU that a run asks for: the suite's share where there is a GPU, else none.
 CARD_PERCENT = SUITE["card_share"] if HAS_CARD else 0
 WHOLE_CARD = 100 if HAS_CARD else 0
+# What starts the processes that train one run. No parameter of a rule: they change no number beyond rounding and the
+# draws of dropout, so another number of them re-runs nothing.
+LAUNCH = (
+    f"python -m torch.distributed.run --standalone --nproc-per-node {SUITE['processes']}"
+    if SUITE["processes"] > 1
+    else "python"
+)

@@ -33,14 +33,14 @@ rule train:
         TRAINED if is_scored_apart() else SCORED,
     log:
         get_suite_path(layout.log("train", "{job}")),
-    threads: SUITE["threads"]
+    threads: SUITE["threads"] * SUITE["processes"]
     resources:
         **ask_for(get_training_need),
-        gpu_percent=CARD_PERCENT,
+        gpu_percent=CARD_PERCENT * SUITE["processes"],
     params:
         evaluate="" if is_scored_apart() else "--evaluate",
         sources=get_job_source_options,
         fingerprint=get_job_fingerprint,
     shell:
-        "python -m moelora train --plans {input.plans} --manifest {output} {params.evaluate} "
+        "{LAUNCH} -m moelora train --plans {input.plans} --manifest {output} {params.evaluate} "
         "--fingerprint {params.fingerprint} {params.sources} > {log} 2>&1"

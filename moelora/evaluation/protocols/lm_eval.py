@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from moelora.evaluation.batching import AUTO
+from moelora.memory import free_cached, is_out_of_memory
+from moelora.progress import logger
 from moelora.tasks import Task
 from moelora.tasks.choice import lm_eval_name, scored_task
 
@@ -31,7 +33,7 @@ def choose(
         tokenizer: its tokenizer.
         tasks: tasks under this protocol.
         data_dir: built-in data.
-        batch_size: requests per batch, or ``auto`` for as many as fit.
+        batch_size: requests per batch, halved for good where memory runs out, or ``auto`` for as many as fit.
         limit: items per task; None is all.
         max_length: tokens; longer requests lose their start.
 
@@ -59,19 +61,31 @@ def choose(
         pretrained=model, tokenizer=tokenizer, batch_size=batch_size, max_batch_size=LARGEST_BATCH,
         max_length=max_length,
     )  # fmt: skip
+
+    def score(group: list[Task]) -> "dict[str, Any] | None":
+        # not simple_evaluate: it asks pip for the environment after every call, and its records are not ours
+        objects = {lm_eval_name(task.document): scored_task(task, data_dir) for task in group}
+        try:
+            with torch.no_grad():
+                return evaluate(
+                    lm=wrapped,
+                    task_dict={"tasks": objects, "groups": {}, "group_map": {}},
+                    limit=limit,
+                    bootstrap_iters=0,
+                    log_samples=True,
+                    verbosity="ERROR",
+                )
+        except RuntimeError as error:
+            if not is_out_of_memory(error) or wrapped.batch_size_per_gpu in (1, AUTO):  # auto has its own answer
+                raise
+            return None
+
     scores = {}
     for group in distinct(tasks):
-        with torch.no_grad():
-            # not simple_evaluate: it asks pip for the environment after every call, and its records are not ours
-            objects = {lm_eval_name(task.document): scored_task(task, data_dir) for task in group}
-            outcome = evaluate(
-                lm=wrapped,
-                task_dict={"tasks": objects, "groups": {}, "group_map": {}},
-                limit=limit,
-                bootstrap_iters=0,
-                log_samples=True,
-                verbosity="ERROR",
-            )
+        while (outcome := score(group)) is None:
+            wrapped.batch_size_per_gpu //= 2
+            logger.warning("lm-eval: out of memory, batches halved to %d", wrapped.batch_size_per_gpu)
+            free_cached()
         for task in group:
             name = lm_eval_name(task.document)
             scores[task.name] = task_outcome(task, outcome["results"][name], outcome["samples"][name])

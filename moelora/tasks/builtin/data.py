@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from moelora.files import atomic_write_text
+from moelora.sums import write_sums
 from moelora.tasks.builtin import corpus, decoder_tasks, encoder_lessons, encoder_tasks
 
 HELD_OUT = "decoder-held-out.jsonl"
@@ -41,7 +42,7 @@ def write_data(out_dir: Path, seed: int) -> None:
     Layout: ``decoder/<task>/{train,test}.jsonl``, ``lm_eval/moelora_<task>.yaml``,
     ``encoder/<task>/{train,test}.jsonl`` and ``corpus/{decoder,decoder-held-out,encoder}.jsonl``. The bytes depend on
     the seed alone, but for the absolute paths in ``lm_eval/``: lm-eval reads data files relative to the working
-    directory of the process.
+    directory of the process. ``sums.json``, written last, has the sums of all.
 
     Args:
         out_dir: Folder to fill; made if it is not there.
@@ -60,6 +61,7 @@ def write_data(out_dir: Path, seed: int) -> None:
     _write_lines(out_dir / "corpus" / "decoder.jsonl", stories)
     _write_lines(out_dir / "corpus" / HELD_OUT, corpus.held_out(seed, stories))
     _write_lines(out_dir / "corpus" / "encoder.jsonl", encoder_lessons.documents(seed))
+    write_sums(out_dir)
 
 
 def _write_lines(path: Path, rows: Iterable[dict]) -> None:

@@ -19,6 +19,7 @@ from torch.nn import functional
 from moelora.errors import ConfigError, DataUnavailableError, nearest
 from moelora.files import replace_folder
 from moelora.seeds import derive_seed
+from moelora.sums import check_sums, write_sums
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,7 @@ def build_model(model_doc: dict, data_dir: Path, out_dir: Path) -> None:
     Raises:
         ConfigError: no built-in model has that name.
         DataUnavailableError: the corpus is not in ``data_dir``.
+        RecordError: the data were changed since they were written.
     """
     source = model_doc["source"]
     from moelora.tasks.builtin.encoder_base import build_encoder
@@ -48,6 +50,7 @@ def build_model(model_doc: dict, data_dir: Path, out_dir: Path) -> None:
     builders = {"tiny-decoder": build_decoder, "tiny-encoder": build_encoder}
     if source["builtin"] not in builders:
         raise ConfigError(f"unknown built-in model '{source['builtin']}'{nearest(source['builtin'], set(builders))}")
+    check_sums(data_dir)
     out_dir = Path(out_dir)
     temporary = out_dir.with_name(f".{out_dir.name}.building")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -57,6 +60,7 @@ def build_model(model_doc: dict, data_dir: Path, out_dir: Path) -> None:
         model, tokenizer = builders[source["builtin"]](Path(data_dir))
     model.save_pretrained(temporary)
     tokenizer.save_pretrained(temporary)
+    write_sums(temporary)
     replace_folder(temporary, out_dir)
 
 
