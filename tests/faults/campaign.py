@@ -7,7 +7,8 @@ Snakemake is started and killed at random moments: Snakemake alone, so that its 
 job; or everything at once. After each kill of Snakemake the lock is removed with the documented command, and the
 pipeline is started again at once. A pipeline that finishes between two kills ends a round: its results are compared
 with the reference, then deleted, and the next round begins with nothing. After the last kill it finishes undisturbed
-and is compared too. The log has one JSON document a line; the last is the summary. The exit status is 1 where anything differs.
+and is compared too. The log has one JSON document a line; the last is the summary. The exit status is 1 where anything
+differs.
 """
 
 import argparse
