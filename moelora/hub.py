@@ -226,6 +226,6 @@ def check_known(kind: str, name: str, commit: str, file: str, found: str, copy: 
     elif known != found:
         raise AlteredError(
             f"{file} at commit {commit} has the sum {found}, but had {known} when it was first used here, and a commit "
-            f"does not change: the copy was damaged, or {constants.ENDPOINT} serves something else. {discard(copy)}; if "
-            f"it was wrong the first time, delete {note} too"
+            f"does not change: the copy was damaged, or {constants.ENDPOINT} serves something else. {discard(copy)}; "
+            f"if it was wrong the first time, delete {note} too"
         )

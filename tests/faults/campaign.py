@@ -30,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import psutil
 from checkouts import Checkout
+from jobs import jobs_in, jobs_of, verb
 from same_results import differences, left_over, products
 from small import shrink
 
@@ -255,37 +256,6 @@ def resumes(record: Path) -> int:
     return (json.loads(record.read_text(encoding="utf-8"))["training"] or {}).get("resumed", 0)
 
 
-def jobs_of(pid: int) -> list[psutil.Process]:
-    """Return the jobs below a Snakemake: the Python processes, not the shells around them."""
-    try:
-        below = psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-    return [process for process in below if verb(process)]
-
-
-def jobs_in(session: int, every: bool = False) -> list[psutil.Process]:
-    """Return the jobs of a session, or every process of it."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            inside = os.getsid(process.pid) == session
-        except (ProcessLookupError, PermissionError):
-            continue
-        if inside and (every or verb(process)):
-            found.append(process)
-    return found
-
-
-def verb(process: psutil.Process) -> str:
-    """Return the verb of moelora that a process carries out; empty where it does not."""
-    try:
-        words = process.cmdline()
-    except psutil.Error:
-        return ""
-    return words[3] if len(words) > 3 and words[1:3] == ["-m", "moelora"] else ""
-
-
 def run_campaign(checkout: Checkout, *, suite: str, kills: int, minutes: float, seed: int, mean: float, log: Path):
     """Carry out a campaign and return it; its processes are gone then."""
     campaign = Campaign(checkout, suite, seed, mean, log)
@@ -299,9 +269,9 @@ def run_campaign(checkout: Checkout, *, suite: str, kills: int, minutes: float, 
     return campaign
 
 
-def shrink_for_kills(checkout: Checkout) -> None:
+def shrink_for_kills(checkout: Checkout, variants: list[str], **changes: Any) -> None:
     """Make the suite small, but with jobs of several runs and with training that can be interrupted between states."""
-    shrink(checkout, VARIANTS, regimes={"published": {"seeds": [0, 1]}}, jobs={"carry": ["seed"]})
+    shrink(checkout, variants, regimes={"published": {"seeds": [0, 1]}}, jobs={"carry": ["seed"]}, **changes)
     path = checkout.path / "workflow/config/suites/tiny.yaml"
     text = path.read_text(encoding="utf-8")
     for old, new in (("max_steps: 6", "max_steps: 60"), ("checkpoint_every_steps: 3", "checkpoint_every_steps: 10")):
@@ -323,7 +293,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="moelora-kills-", ignore_cleanup_errors=True) as folder:
         checkout = Checkout(Path(folder) / "checkout")
         if not options.whole:
-            shrink_for_kills(checkout)
+            shrink_for_kills(checkout, VARIANTS)
         campaign = run_campaign(
             checkout, suite="tiny", kills=options.kills, minutes=options.minutes, seed=options.seed, mean=options.mean,
             log=options.log,
