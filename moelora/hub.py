@@ -132,7 +132,7 @@ def check_snapshot(kind: str, name: str, commit: str) -> None:
     snapshot = Path(constants.HF_HUB_CACHE) / f"{FOLDERS[kind]}--{name.replace('/', '--')}" / "snapshots" / commit
     for path in sorted(path for path in snapshot.rglob("*") if path.is_file()):
         blob, file = path.resolve(), path.relative_to(snapshot).as_posix()
-        found = content_sum(blob, len(blob.name))
+        found = hub_sum(blob, len(blob.name))
         if found is None:
             continue  # a copy without its hub's name, or a mirror with names of its own
         if found != blob.name:
@@ -184,7 +184,7 @@ def check_prepared(name: str, data: Any) -> None:
         check_known("dataset", name, commit, f"{file} ({made_by})", sha256_file(path), path.parent)
 
 
-def content_sum(path: Path, digits: int) -> "str | None":
+def hub_sum(path: Path, digits: int) -> "str | None":
     """Return a file's sum as the hub names files: of as many digits, ``None`` where the hub has no such sums."""
     if digits == 64:
         return sha256_file(path)

@@ -15,6 +15,7 @@ VOLATILE = {
     "environment", "seconds", "cpu_seconds", "forgetting_seconds", "forgetting_cpu_seconds", "resumed",
     "peak_memory_bytes", "started",
     "record_sha256",  # of a manifest; whether it fits its own record is looked at apart
+    "content_sha256",  # of a sealed document; whoever reads it compares
 }  # fmt: skip
 """Keys of JSON documents that differ between equal runs."""
 
@@ -47,7 +48,7 @@ def is_hidden(name: str) -> bool:
 def left_over(folder: Path) -> list[str]:
     """Return the kinds of hidden files: temporary files of killed processes, states, locks. Numbers become ``#``."""
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted({re.sub(r"\d+", "#", Path(name).name) for name in names if is_hidden(name)})
+    return sorted({re.sub(r"\.\d+(-[0-9a-f]+)?\.tmp$", ".#.tmp", Path(name).name) for name in names if is_hidden(name)})
 
 
 def content(path: Path) -> str:
