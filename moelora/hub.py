@@ -68,7 +68,8 @@ def reached(kind: str, name: str, revision: "str | None") -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            raise OSError(f"{constants.ENDPOINT} does not answer ({trouble}), and no copy is here") from error
+            found = f"{type(error).__name__}: {_first_line(error)}"
+            raise OSError(f"{constants.ENDPOINT} does not answer ({trouble}), and no copy is here ({found})") from error
 
 
 def ask(kind: str, name: str, revision: "str | None", tries: int = 2) -> "str | None":
@@ -97,12 +98,16 @@ def ask(kind: str, name: str, revision: "str | None", tries: int = 2) -> "str | 
                 return None
             trouble = f"status {error.response.status_code}"
         except Exception as error:  # a connection fails in many ways, each with a type of its own
-            trouble = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+            trouble = f"{type(error).__name__}: {_first_line(error)}"
         else:
             if revision and COMMIT.fullmatch(revision) and found.sha != revision:
                 raise AlteredError(f"{constants.ENDPOINT} has commit {found.sha} under the name of {revision}")
             return None
     return trouble
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ["no message"])[0][:200]
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from moelora.errors import ConfigError, OutputError, RecordError
+from moelora.search import leases
 
 JOURNAL = "journal"
 JOURNAL_FILE = "journal.log"
@@ -97,8 +98,12 @@ def _open_journal(path: Path) -> Any:
                 raise
             return acquired
 
+    # The whole path: a lock that points to a relative one points to nothing, and one that a killed worker left is then
+    # waited for without end (see `moelora.search.leases`).
+    path = path.resolve()
     try:
-        return JournalStorage(JournalFileBackend(str(path), lock_obj=MendingLock(str(path))))
+        lock = MendingLock(str(path), grace_period=leases.GRACE_SECONDS)
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     except ValueError as error:  # a line that is not JSON
         raise RecordError(
             f"journal {path} is damaged ({error}); restore it, or remove its last line where that is cut short"

@@ -2,7 +2,11 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from studies import PLAN, SEARCH, SPACE, make_study, peak
@@ -303,6 +307,24 @@ def test_a_line_that_was_cut_short_spoils_no_other(tmp_path, torn):
     assert [trial.values for trial in results] == [[peak(trial.params)] for trial in results]
     lines = (tmp_path / "journal.log").read_bytes().splitlines(keepends=True)
     assert all(json.loads(line) and line.endswith(b"\n") for line in lines)
+
+
+@pytest.mark.parametrize("lock", ["journal.log.lock", "leases/NAME/claims.lock"])
+def test_a_lock_that_a_killed_worker_left_is_overruled(tmp_path, monkeypatch, lock):
+    """Whatever path the study was named by: the lock points to what it locks, and Optuna follows it."""
+    monkeypatch.setattr("moelora.search.leases.GRACE_SECONDS", 1)
+    name = make_study(tmp_path / "search", trials=1).name
+    monkeypatch.chdir(tmp_path)
+    dying = (
+        "import os, sys; from pathlib import Path; from moelora.search.study import open_study_file\n"
+        "study = open_study_file(Path('search/study.json'))\n"
+        "lock = study.leases.lock() if 'claims' in sys.argv[1] else study.storage._backend._lock\n"
+        "lock.acquire() if hasattr(lock, 'acquire') else lock.__enter__(); os.kill(os.getpid(), 9)\n"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", dying, lock], env=os.environ | {"PYTHONPATH": str(root)})
+    assert done.returncode == -signal.SIGKILL and Path("search", lock.replace("NAME", name)).is_symlink()
+    assert len(work(open_study_file("search/study.json"), score)) == 1
 
 
 def test_a_journal_of_nothing_but_a_torn_line_is_empty(tmp_path):

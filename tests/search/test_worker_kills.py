@@ -37,8 +37,9 @@ def test_a_worker_killed_at_random_moments_ends_with_the_same_study(tmp_path, ch
 
     study = make_study(tmp_path / "killed", **changes)
     log, moments = study.folder / "worker.log", random.Random(2)
+    log.touch()
     for _ in range(KILLS):
-        said = log.read_text() if log.is_file() else ""
+        said = log.read_text()
         worker = start(study, log)
         wait_until(lambda worker=worker, said=said: worker.poll() is not None or log.read_text() != said)
         try:
