@@ -3,8 +3,8 @@
 Snakemake's own lock is a mark on the disk: a kill leaves it behind, and ``--unlock`` removes it whether or not a
 pipeline is at work. Here the kernel keeps the locks, so they end with the process that has them, however it ends.
 
-A pipeline has its turn from the moment it writes plans until it ends. Each of its jobs holds a second lock together
-with the others, which the next pipeline waits for: jobs outlive a Snakemake that is killed alone, and go on writing.
+A pipeline has its turn from the moment it writes plans until it ends. It and its jobs hold a second lock together,
+which the next pipeline waits for: jobs outlive a Snakemake that is killed alone, and go on writing.
 """
 
 import errno
@@ -53,7 +53,7 @@ def turn_holder(folder: "Path | str") -> str:
         return "an unnamed process"
 
 
-def wait_for_jobs(folder: "Path | str", say: Callable[[str], None], pause: float = 0.5) -> None:
+def wait_for_jobs(folder: "Path | str", say: Callable[[str], None], pause: float = 0.5) -> IO[str]:
     """Return once no job of an earlier pipeline is at work in a suite's folder.
 
     Args:
@@ -61,19 +61,32 @@ def wait_for_jobs(folder: "Path | str", say: Callable[[str], None], pause: float
         say: is told once why nothing happens.
         pause: seconds between looks.
 
+    Returns:
+        An open file that holds the lock of the jobs to come: those that inherit it hold it as long as they live.
+
     Raises:
         OutputError: the folder cannot be written.
     """
     path = Path(folder) / JOBS
-    with _open(path) as handle:
-        if _lock(handle, fcntl.LOCK_EX):
-            return
+    handle = _open(path)
+    if not _lock(handle, fcntl.LOCK_EX):
         say(
             f"jobs of an earlier pipeline, which was killed, are still at work in {folder}; waiting for them, so that "
             f"no two write the same. 'fuser -v {path}' lists them; what is ended is made again"
         )
         while not _lock(handle, fcntl.LOCK_EX):
             time.sleep(pause)
+    _lock(handle, fcntl.LOCK_SH)  # together with the jobs
+    return handle
+
+
+def hand_down(handle: IO[str]) -> None:
+    """Let all processes that this one starts inherit an open file, from the very moment they exist.
+
+    It becomes the standard input, which Snakemake's jobs do not read: other files are closed for them.
+    """
+    with handle:
+        os.dup2(handle.fileno(), 0)
 
 
 _attending: list[IO[str]] = []  # open as long as the process lives
@@ -81,6 +94,8 @@ _attending: list[IO[str]] = []  # open as long as the process lives
 
 def attend() -> bool:
     """Count this process among a pipeline's jobs until it ends; return whether there is a pipeline.
+
+    A job on another machine inherits nothing from its pipeline.
 
     Raises:
         OutputError: the suite's folder cannot be written.

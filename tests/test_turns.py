@@ -57,10 +57,11 @@ def test_jobs_hold_their_lock_together_and_a_pipeline_waits_for_all(tmp_path, st
     jobs = [start(JOB, **{turns.VARIABLE: str(tmp_path / turns.JOBS)}) for _ in range(2)]
     said = []
 
-    def end_one(_):  # with no job left there would be nothing to end, and this would raise
-        job = jobs.pop()
-        job.kill()
-        job.wait()
+    def end_one(_):
+        if jobs:
+            job = jobs.pop()
+            job.kill()
+            job.wait()
 
     monkeypatch.setattr(turns.time, "sleep", end_one)
     turns.wait_for_jobs(tmp_path, said.append)
@@ -70,8 +71,33 @@ def test_jobs_hold_their_lock_together_and_a_pipeline_waits_for_all(tmp_path, st
 
 def test_nobody_waits_where_no_job_is(tmp_path):
     said = []
-    turns.wait_for_jobs(tmp_path, said.append)
-    assert said == [] and (tmp_path / turns.JOBS).is_file()
+    for _ in range(2):
+        turns.wait_for_jobs(tmp_path, said.append).close()
+    assert said == []
+
+
+def test_what_a_killed_pipeline_started_is_a_job_from_its_first_moment(tmp_path, monkeypatch):
+    """It knows nothing of locks and has not said a word: it inherited."""
+    killed = (
+        "import os, subprocess, sys; from moelora import turns\n"
+        "turns.hand_down(turns.wait_for_jobs(sys.argv[1], print))\n"
+        "print(subprocess.Popen(['sleep', '600'], stdout=subprocess.DEVNULL).pid, flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", killed, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert done.returncode == -signal.SIGKILL
+    orphans, said = [int(done.stdout)], []
+
+    def end_it(_):
+        while orphans:
+            os.kill(orphans.pop(), signal.SIGKILL)
+
+    try:
+        monkeypatch.setattr(turns.time, "sleep", end_it)
+        turns.wait_for_jobs(tmp_path, said.append, pause=0).close()
+        assert orphans == [] and len(said) == 1
+    finally:
+        end_it(0)
 
 
 def test_a_process_outside_a_pipeline_attends_nothing(monkeypatch):

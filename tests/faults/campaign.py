@@ -124,10 +124,10 @@ class Campaign:
         kind = self.kinds.pop()
         jobs = jobs_of(self.pipeline.pid)
         verbs = sorted(verb(job) for job in jobs)
+        if kind != "everything" and not jobs:
+            self.kinds.append(kind)  # its turn comes when there is a job, to be killed or orphaned
+            return
         if kind == "job":
-            if not jobs:
-                self.kinds.append(kind)  # its turn comes when there is one
-                return
             victim = self.random.choice(jobs)
             verbs = [verb(victim)]
             try:

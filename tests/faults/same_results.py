@@ -48,6 +48,8 @@ def is_hidden(name: str) -> bool:
 def left_over(folder: Path) -> list[str]:
     """Return the kinds of hidden files: temporary files of killed processes, states, locks. Numbers become ``#``."""
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    # Snakemake marks folders that a rule makes
+    names = (name for name in names if not name.endswith("/.snakemake_timestamp"))
     return sorted({re.sub(r"\.\d+(-[0-9a-f]+)?\.tmp$", ".#.tmp", Path(name).name) for name in names if is_hidden(name)})
 
 

@@ -1,8 +1,6 @@
 """A worker that is killed at random moments again and again ends with the study of one that was left alone."""
 
-import os
 import random
-import signal
 import subprocess
 from collections import Counter
 
@@ -41,13 +39,15 @@ def test_a_worker_killed_at_random_moments_ends_with_the_same_study(tmp_path, ch
     for _ in range(KILLS):
         said = log.read_text()
         worker = start(study, log)
-        wait_until(lambda worker=worker, said=said: worker.poll() is not None or log.read_text() != said)
         try:
+            wait_until(lambda worker=worker, said=said: worker.poll() is not None or log.read_text() != said)
             # asking, working and telling take about as long: all are hit
             worker.wait(timeout=moments.uniform(0, 0.8))
         except subprocess.TimeoutExpired:
-            os.kill(worker.pid, signal.SIGKILL)
-        worker.wait()
+            pass  # it is at work, as it should be
+        finally:
+            worker.kill()
+            worker.wait()
     assert start(study, log).wait(timeout=300) == 0
 
     trials = trials_of(study.open())

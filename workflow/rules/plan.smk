@@ -62,7 +62,7 @@ def begin():
             f"another pipeline ({turns.turn_holder(ROOT)}) is at work on {ROOT}; wait for it, or end it and say the "
             "same command again"
         )
-    turns.wait_for_jobs(ROOT, tell)
+    turns.hand_down(turns.wait_for_jobs(ROOT, tell))
 
 
 try:
