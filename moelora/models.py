@@ -155,7 +155,7 @@ def fetch_model(document: dict[str, Any], outputs: int, base_dir: "Path | None")
     subject = f"model '{document['name']}' ({where}, revision {revision})"
     try:
         with _checked(name, revision), hub.reached("model", name, revision):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(where, **pinned)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(where, trust_remote_code=False, **pinned)
             # a checkpoint may carry a head of another width, which ours replaces
             model, report = kind.from_pretrained(
                 where,

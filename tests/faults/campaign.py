@@ -123,7 +123,7 @@ class Campaign:
             self.kinds = self.random.sample(KINDS, len(KINDS))  # all kinds, equally often
         kind = self.kinds.pop()
         jobs = jobs_of(self.pipeline.pid)
-        verbs = sorted(verb(job) for job in jobs)
+        verbs = sorted(filter(None, map(verb, jobs)))
         if kind != "everything" and not jobs:
             self.kinds.append(kind)  # its turn comes when there is a job, to be killed or orphaned
             return

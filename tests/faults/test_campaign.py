@@ -20,7 +20,7 @@ def test_kills_of_every_kind_leave_no_trace(tmp_path):
     checkout = Checkout(tmp_path / "checkout")
     shrink_for_kills(checkout, ["lora"], costs=None)
     log = tmp_path / "kills.jsonl"
-    campaign = run_campaign(checkout, suite="tiny", kills=4, minutes=15, seed=1, mean=10, log=log)
+    campaign = run_campaign(checkout, suite="tiny", kills=4, minutes=30, seed=1, mean=10, log=log)
     summary = campaign.summary()
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert campaign.mismatches == [] and campaign.troubles == [], lines

@@ -65,9 +65,12 @@ def begin():
     turns.hand_down(turns.wait_for_jobs(ROOT, tell))
 
 
-try:
-    TURN = take_suite_turn() if workflow.is_main_process else None
-    EXPANSION.write(ROOT)
-    write_if_different(MANIFESTS, MANIFEST_LIST)
-except MoeloraError as error:
-    raise WorkflowError(str(error)) from None
+TURN = None
+# A job that an executor starts elsewhere parses the workflow too; it finds the plans, unless it shares no file system.
+if workflow.is_main_process or not os.path.exists(MANIFESTS):
+    try:
+        TURN = take_suite_turn() if workflow.is_main_process else None
+        EXPANSION.write(ROOT)
+        write_if_different(MANIFESTS, MANIFEST_LIST)
+    except MoeloraError as error:
+        raise WorkflowError(str(error)) from None
