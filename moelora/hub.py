@@ -100,7 +100,7 @@ def ask(kind: str, name: str, revision: "str | None", tries: int = 2) -> "str | 
         except Exception as error:  # a connection fails in many ways, each with a type of its own
             trouble = f"{type(error).__name__}: {_first_line(error)}"
         else:
-            if revision and COMMIT.fullmatch(revision) and found.sha != revision:
+            if revision and COMMIT.fullmatch(revision) and found.sha not in (revision, None):
                 raise AlteredError(f"{constants.ENDPOINT} has commit {found.sha} under the name of {revision}")
             return None
     return trouble

@@ -192,8 +192,10 @@ def _checked(where: str, revision: "str | None"):
     """See afterwards that what came from the hub is what its commit holds; altered files explain other errors too."""
     try:
         yield
-    finally:
+    except Exception:
         hub.check_snapshot("model", where, resolved_commit(where, revision))
+        raise
+    hub.check_snapshot("model", where, resolved_commit(where, revision))
 
 
 def give_heads(model: nn.Module, tasks: list[Task], seed: int) -> None:

@@ -120,7 +120,7 @@ def test_signals_and_a_job_that_dies_leave_a_pipeline_that_goes_on(checkout, pip
     assert third.wait() == 1
     assert "Error in rule train" in pipelines.said and LOCKED not in pipelines.said
     jobs = checkout.path / "results/tiny/jobs"
-    assert [path.name.split("--")[1] for path in jobs.glob("*.json")] == ["majority"]  # the other job was not stopped
+    assert [path.stem.split("--")[1] for path in jobs.glob("*.json")] == ["majority"]  # the other job was not stopped
     partial = "results/tiny/partial.parquet"
     checkout.run(f"moelora collect --manifests results/tiny/jobs/*.json --out {partial}")
     checkout.run(

@@ -51,18 +51,20 @@ def refuse_changes():
 def begin():
     """Let no job begin while another pipeline, or a job of a killed one, is at work on the suite."""
     global TURN
-    # A dry run has the turn too, for seconds.
-    for _ in range(20):
-        TURN = TURN or turns.take_turn(ROOT)
-        if TURN:
-            break
-        time.sleep(0.5)
-    else:
-        raise WorkflowError(
-            f"another pipeline ({turns.turn_holder(ROOT)}) is at work on {ROOT}; wait for it, or end it and say the "
-            "same command again"
-        )
-    turns.hand_down(turns.wait_for_jobs(ROOT, tell))
+    try:
+        for _ in range(20):  # a dry run has the turn too, for seconds
+            TURN = TURN or turns.take_turn(ROOT)
+            if TURN:
+                break
+            time.sleep(0.5)
+        else:
+            raise ConfigError(
+                f"another pipeline ({turns.turn_holder(ROOT)}) is at work on {ROOT}; wait for it, or end it and say the "
+                "same command again"
+            )
+        turns.hand_down(turns.wait_for_jobs(ROOT, tell))
+    except MoeloraError as error:
+        raise WorkflowError(str(error)) from None
 
 
 TURN = None
