@@ -3,6 +3,7 @@
 # make bench  time and memory beside PEFT and the public packages on one CPU core, minutes; bench-gpu the same on a GPU
 # make slurm-faults  jobs that fail, are killed, requeued and out of time, on a SLURM started here; slurm-tiny the built-in suite
 # make parallel  two processes beside one, and sharded models beside whole ones, as a table of differences
+# make kills  kill the built-in suite again and again, and compare what it ends with; KILLS=100
 # make battery  every method through every check; writes the registry of proven methods and docs/methods
 PYTHON ?= python3
 VENV ?= .venv
@@ -13,7 +14,7 @@ SLOW_WORKERS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.moelora-installed
 
-.PHONY: run test test-slow battery bench bench-gpu parallel slurm-faults slurm-tiny docs lint format environment clean
+.PHONY: run test test-slow kills battery bench bench-gpu parallel slurm-faults slurm-tiny docs lint format environment clean
 
 run: environment
 	$(BIN)/snakemake --cores $(CORES)
@@ -33,6 +34,13 @@ test: environment
 
 test-slow: environment
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(SLOW_WORKERS) -m slow
+
+# Kills of the pipeline at random moments, each followed by the same command; then all records and adapters are compared
+# with those of an undisturbed run. docs/faults.md says what is killed. About half an hour on two idle cores.
+KILLS ?= 100
+MINUTES ?= 120
+kills: environment
+	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/campaign.py --kills $(KILLS) --minutes $(MINUTES) --log results/kills.jsonl
 
 # Every check of the battery on every method; what it showed becomes the registry, the matrix and the methods' pages.
 battery: environment

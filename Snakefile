@@ -49,6 +49,10 @@ for method_rules in get_method_rules():
     include: method_rules
 
 
+onstart:
+    begin()
+
+
 rule all:
     default_target: True
     input:

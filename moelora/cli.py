@@ -22,11 +22,13 @@ def main(arguments: "list[str] | None" = None) -> int:
     options = parser.parse_args(arguments)
     from moelora.errors import MoeloraError
 
-    if arguments is None:  # a process of its own
-        from moelora.startup import leave_out_bitsandbytes
-
-        leave_out_bitsandbytes(_plans(options))
     try:
+        if arguments is None:  # a process of its own
+            from moelora.startup import leave_out_bitsandbytes
+            from moelora.turns import attend
+
+            attend()
+            leave_out_bitsandbytes(_plans(options))
         code = _load(options.handler)(options)
         sys.stdout.flush()
         return int(code or 0)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from moelora import hub
 from moelora.errors import ModelUnavailableError, TargetModulesError
 from moelora.methods import Linear, ModelShapes
 from moelora.quantised import check_widths, count_parameters, weight_options
@@ -149,30 +150,32 @@ def fetch_model(document: dict[str, Any], outputs: int, base_dir: "Path | None")
         )
     if "hub" not in source:
         check_sums(where)
-    options = {"revision": source["revision"]} if source.get("revision") else {}
     encoder = document["architecture"] == "encoder"
     kind = transformers.AutoModelForSequenceClassification if encoder else transformers.AutoModelForCausalLM
-    if encoder:
-        options["num_labels"] = outputs
+    options: dict[str, Any] = {"num_labels": outputs} if encoder else {}
     weights = weight_options(document)
+    name, revision = str(where), source.get("revision")
+    pinned = {"revision": revision} if revision else {}
+    subject = f"model '{document['name']}' ({where}, revision {revision})"
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            where, **{key: value for key, value in options.items() if key == "revision"}
-        )
-        # a checkpoint may carry a head of another width, which ours replaces
-        model, report = kind.from_pretrained(
-            where,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=encoder,
-            output_loading_info=True,
-            **options,
-            **weights,
-        )
+        with _checked(name, revision), hub.reached("model", name, revision):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(where, trust_remote_code=False, **pinned)
+            # a checkpoint may carry a head of another width, which ours replaces
+            model, report = kind.from_pretrained(
+                where,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=encoder,
+                output_loading_info=True,
+                **pinned,
+                **options,
+                **weights,
+            )
+    except hub.AlteredError as error:
+        raise ModelUnavailableError(f"{subject} is not what its commit holds: {error}") from error
     except Exception as error:  # the clients raise many unrelated types; all mean that there is no model
         raise ModelUnavailableError(
-            f"model '{document['name']}' ({where}, revision {source.get('revision')}) cannot be had: "
-            f"{type(error).__name__}: {str(error).splitlines()[0][:300]}. Check the id and the network (a gated model "
-            "needs 'hf auth login'); a local copy is used by naming its folder as 'hub' in the model file"
+            f"{subject} cannot be had: {type(error).__name__}: {str(error).splitlines()[0][:300]}. "
+            f"{hub.advice('the model file')}. A gated model needs 'hf auth login'"
         ) from error
     mismatched = sorted(
         str(key) for key in report.get("mismatched_keys", ()) if not (encoder and "classifier" in str(key))
@@ -186,6 +189,17 @@ def fetch_model(document: dict[str, Any], outputs: int, base_dir: "Path | None")
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer
+
+
+@contextlib.contextmanager
+def _checked(where: str, revision: "str | None"):
+    """See afterwards that what came from the hub is what its commit holds; altered files explain other errors too."""
+    try:
+        yield
+    except Exception:
+        hub.check_snapshot("model", where, resolved_commit(where, revision))
+        raise
+    hub.check_snapshot("model", where, resolved_commit(where, revision))
 
 
 def give_heads(model: nn.Module, tasks: list[Task], seed: int) -> None:

@@ -67,7 +67,7 @@ def ask(study: StudyFile, slot: int, token: str) -> Asked:
     """Return a new trial for a slot.
 
     The values are those of the slot's last try where its worker died, those of the grid where there is one, and else
-    what the sampler suggests.
+    what the sampler suggests. A worker may have died while it asked; then the sampler is asked again.
 
     Args:
         study: the study.
@@ -75,14 +75,14 @@ def ask(study: StudyFile, slot: int, token: str) -> Asked:
         token: of that lease; it is the first thing that the trial says, so that a sweep knows whose it is.
     """
     fixed = study.grid[slot] if study.grid is not None else None
-    earlier = [trial for trial in tries(trials_of(study.open()), slot) if trial.params]
+    earlier = [trial for trial in tries(trials_of(study.open()), slot) if study.space.is_complete(trial.params)]
     if earlier:
         fixed = earlier[-1].params
-    opened = study.open(fixed)
+    opened = study.open(fixed, slot)
     trial = opened.ask()
     trial.set_user_attr(LEASE, token)
     trial.set_user_attr(SLOT, slot)
-    seed = study.trial_seed(trial.number)
+    seed = study.trial_seed(slot)
     trial.set_user_attr(SEED, seed)
     return Asked(trial, slot, seed, study.space.suggest(trial))
 

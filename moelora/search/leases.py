@@ -21,6 +21,7 @@ from moelora.errors import OutputError
 from moelora.files import atomic_write_json
 
 ENDING = ".lease.json"
+GRACE_SECONDS = 30  # after which a lock counts as left by a worker that was killed
 
 
 @dataclasses.dataclass
@@ -109,7 +110,12 @@ class Leases:
 
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            held = JournalFileSymlinkLock(str(self.folder / "claims"))
+            # Optuna looks at what the lock points to, and would wait for ever where that is not there: so it is made,
+            # and named by its whole path. Made once: whatever changes it puts off the moment of being overruled.
+            target = self.folder.resolve() / "claims"
+            if not target.exists():
+                target.touch()
+            held = JournalFileSymlinkLock(str(target), grace_period=GRACE_SECONDS)
             held.acquire()
         except OSError as error:
             raise OutputError(

@@ -102,6 +102,10 @@ class Space:
                 chosen[parameter.name] = parameter.suggest(trial)
         return chosen
 
+    def is_complete(self, chosen: Values) -> bool:
+        """Return whether values are all those of a trial: a parameter that counts has one."""
+        return all(parameter.name in chosen for parameter in self.parameters if parameter.counts(chosen))
+
     def grid(self) -> list[Values]:
         """Return every combination of the parameters' points; those that do not count are left out of it.
 

@@ -1,11 +1,13 @@
 """Where a study is kept: a journal file by default, PostgreSQL by its URL, SQLite for a single worker."""
 
+import os
 import re
 import warnings
 from pathlib import Path
 from typing import Any
 
 from moelora.errors import ConfigError, OutputError, RecordError
+from moelora.search import leases
 
 JOURNAL = "journal"
 JOURNAL_FILE = "journal.log"
@@ -82,14 +84,44 @@ def open_storage(storage: str, folder: Path) -> Any:
 
 def _open_journal(path: Path) -> Any:
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
+    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
+    class MendingLock(JournalFileSymlinkLock):
+        """Lets nobody write behind a line that a killed worker or a full disk cut short, which would spoil both."""
+
+        def acquire(self) -> bool:
+            acquired = super().acquire()
+            try:
+                cut_torn_line(path)
+            except OSError:
+                self.release()
+                raise
+            return acquired
+
+    # The whole path: a lock that points to a relative one points to nothing, and one that a killed worker left is then
+    # waited for without end (see `moelora.search.leases`).
+    path = path.resolve()
     try:
-        return JournalStorage(JournalFileBackend(str(path)))
+        lock = MendingLock(str(path), grace_period=leases.GRACE_SECONDS)
+        return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
     except ValueError as error:  # a line that is not JSON
         raise RecordError(
             f"journal {path} is damaged ({error}); restore it, or remove its last line where that is cut short"
         ) from error
+
+
+def cut_torn_line(path: Path) -> None:
+    """Remove what stands after a file's last line end: nobody was told that it had been written."""
+    with open(path, "rb+") as file:
+        end = file.seek(0, os.SEEK_END)
+        kept, tail = end, b""
+        while kept and b"\n" not in tail:
+            begin = max(0, kept - 4096)
+            file.seek(begin)
+            tail, kept = file.read(kept - begin), begin
+        kept += tail.rfind(b"\n") + 1
+        if kept < end:
+            file.truncate(kept)
 
 
 def _open_sqlite(storage: str, folder: Path) -> Any:

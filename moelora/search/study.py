@@ -73,25 +73,26 @@ class StudyFile:
         """Return the configurations of a grid by slot; ``None`` for the other samplers."""
         return self.space.shuffled_grid(self.search["seed"]) if self.search["sampler"]["name"] == "grid" else None
 
-    def trial_seed(self, number: int) -> int:
-        """Return the seed of a trial: from the study's seed and the trial's number, and none that a run has."""
+    def trial_seed(self, slot: int) -> int:
+        """Return the seed of a slot's trials: from the study's seed and the slot, and none that a run has."""
         again = 0
-        while (seed := derive_seed("search trial", self.search["seed"], number, again)) in self.document["run_seeds"]:
+        while (seed := derive_seed("search trial", self.search["seed"], slot, again)) in self.document["run_seeds"]:
             again += 1
         return seed
 
-    def open(self, fixed: "Mapping[str, Any] | None" = None) -> Any:
+    def open(self, fixed: "Mapping[str, Any] | None" = None, slot: "int | None" = None) -> Any:
         """Return Optuna's study.
 
         Args:
             fixed: values that the next trial is to have, whatever the sampler says.
+            slot: for which a trial is to be asked for.
 
         Raises:
             RecordError: the storage has no such study.
         """
         import optuna
 
-        sampler: Any = numbered_sampler(self.search)
+        sampler: Any = slot_sampler(self.search, slot)
         if fixed is not None:
             sampler = optuna.samplers.PartialFixedSampler(dict(fixed), sampler)
         try:
@@ -198,22 +199,26 @@ def make_pruner(settings: "Mapping[str, Any] | None") -> Any:
     return pruners.SuccessiveHalvingPruner(min_resource=settings["every_steps"])
 
 
-def numbered_sampler(search: Mapping[str, Any]) -> Any:
-    """Return a sampler that is made anew for each trial, seeded by the study's seed and the trial's number.
+def slot_sampler(search: Mapping[str, Any], slot: "int | None") -> Any:
+    """Return a sampler that is made anew for each trial, seeded by the study's seed and the trial's slot.
 
     A job opens the study afresh: a sampler with the study's own seed would suggest to each job what it suggested to
-    the first.
+    the first. And a trial that is tried again has another number, but the same slot.
     """
     from optuna.samplers import BaseSampler
 
-    class NumberedSampler(BaseSampler):
-        """Hands everything to a sampler of the trial's own seed."""
+    class SlotSampler(BaseSampler):
+        """Hands everything to a sampler of the slot's own seed."""
 
         def __init__(self, make: Callable[[int], Any], seed: int):
             self.make, self.seed, self.inner = make, seed, None
 
+        def make_inner(self, trial):
+            own = slot if slot is not None else trial.user_attrs.get("slot", trial.number)
+            return self.make(derive_seed("search sampler", self.seed, own))
+
         def before_trial(self, study, trial):
-            self.inner = self.make(derive_seed("search sampler", self.seed, trial.number))
+            self.inner = self.make_inner(trial)
             self.inner.before_trial(study, trial)
 
         def infer_relative_search_space(self, study, trial):
@@ -226,7 +231,7 @@ def numbered_sampler(search: Mapping[str, Any]) -> Any:
             return self.inner.sample_independent(study, trial, param_name, param_distribution)
 
         def after_trial(self, study, trial, state, values):
-            inner = self.inner or self.make(derive_seed("search sampler", self.seed, trial.number))
+            inner = self.inner or self.make_inner(trial)
             inner.after_trial(study, trial, state, values)
 
-    return NumberedSampler(lambda seed: make_sampler(search["sampler"], seed), search["seed"])
+    return SlotSampler(lambda seed: make_sampler(search["sampler"], seed), search["seed"])

@@ -4,6 +4,7 @@ lm-eval's own task object renders prompts and choices, for training too: the tok
 are scored.
 """
 
+import contextlib
 import copy
 import functools
 import json
@@ -11,6 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from moelora import hub
 from moelora.errors import ConfigError, DataUnavailableError, RecordError
 from moelora.files import canonical_json
 from moelora.sums import check_sums
@@ -91,14 +93,22 @@ def _lm_eval_task(document: str, data_dir: "Path | None") -> Any:
         lm_eval.utils.env.from_string = functools.lru_cache(maxsize=256)(compiler)
     content = json.loads(document)
     name = lm_eval_name(content)
+    source = content.get("hub") or {}  # whose data lm-eval's own file names
     try:
-        task = task_manager([content], data_dir).load([lm_eval_request(content)])["tasks"][name]
+        with hub.reached("dataset", source["id"], source["revision"]) if source else contextlib.nullcontext():
+            task = task_manager([content], data_dir).load([lm_eval_request(content)])["tasks"][name]
+        if source:
+            hub.check_prepared(source["id"], task.dataset)
     except (DataUnavailableError, RecordError):
         raise
+    except hub.AlteredError as error:
+        raise DataUnavailableError(
+            f"the data of lm-eval task '{name}' are not what their commit holds: {error}"
+        ) from error
     except Exception as error:  # lm-eval and the hub clients raise many unrelated types here
         raise DataUnavailableError(
-            f"lm-eval task '{name}' cannot be loaded: {type(error).__name__}: {str(error).splitlines()[0][:300]}. "
-            "Check the name and the network; a copy fetched earlier is used with HF_HUB_OFFLINE=1"
+            f"lm-eval task '{name}'{' of data set ' + source['id'] if source else ''} cannot be loaded: "
+            f"{type(error).__name__}: {str(error).splitlines()[0][:300]}. {hub.advice('a task file of your own')}"
         ) from error
     # what lm-eval's command line does to a task before it is scored, with its default seed
     if task.get_config("num_fewshot") is None:

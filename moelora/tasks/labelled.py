@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from moelora import hub
 from moelora.errors import ConfigError, DataUnavailableError, nearest
 from moelora.files import canonical_json
 from moelora.sums import check_sums
@@ -70,17 +71,21 @@ def fetch_dataset(source: Mapping[str, Any], owner: str, place: str, split: "str
     import datasets
 
     datasets.disable_progress_bars()
+    name, revision = source["hub"], source.get("revision")
+    subject = f"data set '{name}' (config {source.get('config')}, revision {revision}) of {owner}"
     try:
-        return datasets.load_dataset(
-            source["hub"], source.get("config"), revision=source.get("revision"), **({"split": split} if split else {})
-        )
+        with hub.reached("dataset", name, revision):
+            found = datasets.load_dataset(
+                name, source.get("config"), revision=revision, **({"split": split} if split else {})
+            )
+        hub.check_prepared(name, found)
+    except hub.AlteredError as error:
+        raise DataUnavailableError(f"{subject} is not what its commit holds: {error}") from error
     except Exception as error:  # the client raises a dozen unrelated types; all mean that there are no data
         raise DataUnavailableError(
-            f"data set '{source['hub']}' (config {source.get('config')}, revision {source.get('revision')}) of {owner} "
-            f"cannot be had: {type(error).__name__}: {str(error).splitlines()[0][:300]}. "
-            "Check the id and the network; a copy fetched earlier is used with HF_HUB_OFFLINE=1, a mirror with "
-            f"HF_ENDPOINT, and a local copy by naming its folder as 'hub' in {place}"
+            f"{subject} cannot be had: {type(error).__name__}: {str(error).splitlines()[0][:300]}. {hub.advice(place)}"
         ) from error
+    return found
 
 
 def resolved_commit(available: Any) -> str:

@@ -2,7 +2,11 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from studies import PLAN, SEARCH, SPACE, make_study, peak
@@ -72,7 +76,7 @@ def test_another_space_or_method_is_another_study(tmp_path):
     assert not trials_of(other.open())
 
 
-def test_seeds_come_from_the_study_and_the_number_and_are_no_runs(tmp_path):
+def test_seeds_come_from_the_study_and_the_slot_and_are_no_runs(tmp_path):
     study = make_study(tmp_path)
     seeds = [study.trial_seed(number) for number in range(50)]
     assert len(set(seeds)) == 50
@@ -124,8 +128,21 @@ def test_a_trial_whose_worker_died_is_failed_and_tried_again_with_its_values(tmp
     dead = ask_and_die(study, 0)
     (won,) = work(study, score)
     assert won.number == 1 and won.params == dict(dead.values) and won.state.name == "COMPLETE"
+    assert won.user_attrs["seed"] == dead.seed
     first = trials_of(study.open())[0]
     assert first.state.name == "FAIL" and first.user_attrs["reason"] == DIED
+
+
+def test_a_worker_that_died_while_it_asked_decides_nothing(tmp_path):
+    study, undisturbed = make_study(tmp_path / "killed", trials=2), make_study(tmp_path / "whole", trials=2)
+    lease = study.leases.claim(0)
+    trial = study.open(slot=0).ask()
+    trial.set_user_attr("lease", lease.token)
+    trial.set_user_attr("slot", 0)
+    trial.suggest_float("rate", 1e-4, 1e-2, log=True)  # of at least three values
+    kill(study, lease)
+    assert [one.params for one in work(study, score)] == [one.params for one in work(undisturbed, score)]
+    assert len(trials_of(study.open())) == 3
 
 
 def test_a_trial_that_kills_its_workers_ends_as_failed(tmp_path):
@@ -277,6 +294,42 @@ def test_a_study_that_is_not_there_is_named(tmp_path):
     (tmp_path / "study.json").write_text("{}")
     with pytest.raises(RecordError, match="is no study"):
         open_study_file(tmp_path / "study.json")
+
+
+@pytest.mark.parametrize("torn", [b'{"op_code":6,"trial_id', b"x" * 10_000])
+def test_a_line_that_was_cut_short_spoils_no_other(tmp_path, torn):
+    """A worker that is killed while it writes, or a disk that is full, leaves a line without its end."""
+    study = make_study(tmp_path, trials=3)
+    work(study, score, slots=[0])
+    with open(tmp_path / "journal.log", "ab") as journal:
+        journal.write(torn)
+    results = work(open_study_file(tmp_path / "study.json"), score)
+    assert [trial.values for trial in results] == [[peak(trial.params)] for trial in results]
+    lines = (tmp_path / "journal.log").read_bytes().splitlines(keepends=True)
+    assert all(json.loads(line) and line.endswith(b"\n") for line in lines)
+
+
+@pytest.mark.parametrize("lock", ["journal.log.lock", "leases/NAME/claims.lock"])
+def test_a_lock_that_a_killed_worker_left_is_overruled(tmp_path, monkeypatch, lock):
+    """Whatever path the study was named by: the lock points to what it locks, and Optuna follows it."""
+    monkeypatch.setattr("moelora.search.leases.GRACE_SECONDS", 1)
+    name = make_study(tmp_path / "search", trials=1).name
+    monkeypatch.chdir(tmp_path)
+    dying = (
+        "import os, sys; from pathlib import Path; from moelora.search.study import open_study_file\n"
+        "study = open_study_file(Path('search/study.json'))\n"
+        "lock = study.leases.lock() if 'claims' in sys.argv[1] else study.storage._backend._lock\n"
+        "lock.acquire() if hasattr(lock, 'acquire') else lock.__enter__(); os.kill(os.getpid(), 9)\n"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", dying, lock], env=os.environ | {"PYTHONPATH": str(root)})
+    assert done.returncode == -signal.SIGKILL and Path("search", lock.replace("NAME", name)).is_symlink()
+    assert len(work(open_study_file("search/study.json"), score)) == 1
+
+
+def test_a_journal_of_nothing_but_a_torn_line_is_empty(tmp_path):
+    (tmp_path / "journal.log").write_bytes(b'{"op_code"')
+    assert len(work(make_study(tmp_path, trials=1), score)) == 1
 
 
 def test_a_damaged_journal_is_named(tmp_path):

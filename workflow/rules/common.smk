@@ -4,11 +4,13 @@ import os
 import re
 import shlex
 import shutil
+import time
 from functools import lru_cache
 
 import yaml
 from snakemake.exceptions import WorkflowError
 
+from moelora import turns
 from moelora.config import load_yaml
 from moelora.errors import MoeloraError
 from moelora.fingerprint import fingerprint, method_fingerprint, variant_fingerprint
@@ -17,9 +19,6 @@ from moelora.plans import expand, layout
 from moelora.search.space import read_space
 from moelora.search.storage import refuse_parallel
 from moelora.search.count import count_trials
-
-# The interpreter that runs Snakemake runs the commands too: no environment needs to be activated.
-shell.prefix(f'PATH={shlex.quote(os.path.dirname(sys.executable))}:"$PATH"; ')
 
 
 def read_words(value):
@@ -62,6 +61,12 @@ REPORT_FIGURES = f"{REPORT}/figures"
 REPORT_CLAIMS = f"{REPORT}/claims/claims.json"
 TRAINED = f"{ROOT}/{layout.manifest('{job}.trained')}"
 SCORED = f"{ROOT}/{layout.manifest('{job}')}"
+
+# The interpreter that runs Snakemake runs the commands too: no environment needs to be activated.
+shell.prefix(
+    f'PATH={shlex.quote(os.path.dirname(sys.executable))}:"$PATH"; '
+    f"export {turns.VARIABLE}={shlex.quote(f'{ROOT}/{turns.JOBS}')}; "
+)
 
 
 wildcard_constraints:
