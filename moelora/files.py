@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from moelora.errors import OutputError, RecordError
+from moelora.reading import parse_json
 
 
 def canonical_json(document: Any) -> str:
@@ -79,14 +80,16 @@ def read_json(path: "Path | str", kind: str = "file") -> Any:
     """Return the document in a JSON file.
 
     Raises:
-        RecordError: the file is missing, truncated or not JSON; the message names it.
+        RecordError: the file is missing, cannot be read, is truncated or not JSON; the message names it.
     """
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RecordError(f"{kind} {path} does not exist; run the step that writes it") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise RecordError(f"{kind} {path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # not UTF-8, not JSON, or JSON that says one thing twice
         raise RecordError(
             f"{kind} {path} is truncated or not JSON ({error}); delete it and run the step that writes it again"
         ) from error
