@@ -33,7 +33,7 @@ def main(arguments: "list[str] | None" = None) -> int:
     except MoeloraError as error:
         if os.environ.get("MOELORA_TRACEBACK") == "1":
             raise
-        print(f"moelora: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"moelora: error: {_one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("moelora: interrupted; the same command resumes", file=sys.stderr)
@@ -42,6 +42,14 @@ def main(arguments: "list[str] | None" = None) -> int:
         # The reader of a pipe (head, less) has left: not our error, and Python must not complain on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _one_line(error: Exception) -> str:
+    """Return an error's message in one line that a terminal shows as it is, without tokens."""
+    from moelora.secrets import hide_secrets
+
+    text = hide_secrets(" ".join(str(error).split()))
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
 
 
 def _plans(options: argparse.Namespace) -> list:

@@ -174,7 +174,9 @@ class ConfigDir:
             path = self.file(kind, name)
         if not path.is_file():
             prefix = f"{wanted_by}: " if wanted_by else ""
-            raise ConfigError(f"{prefix}unknown {kind} {show(name)}{nearest(name, self.names(kind))} (looked for {path})")
+            raise ConfigError(
+                f"{prefix}unknown {kind} {show(name)}{nearest(name, self.names(kind))} (looked for {path})"
+            )
         return path
 
     def load(self, kind: str, name: str, wanted_by: "Path | str" = "") -> dict:

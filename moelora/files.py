@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,22 @@ def read_json(path: "Path | str", kind: str = "file") -> Any:
         raise RecordError(
             f"{kind} {path} is truncated or not JSON ({error}); delete it and run the step that writes it again"
         ) from error
+
+
+def read_object(path: "Path | str", kind: str, keys: Mapping[str, type]) -> dict[str, Any]:
+    """Return the object in a JSON file, after a look at the keys that the caller needs.
+
+    Raises:
+        RecordError: as `read_json`, or a key is missing or holds another kind of value; the message names both.
+    """
+    document = read_json(path, kind)
+    if not isinstance(document, dict):
+        raise RecordError(f"{kind} {path} holds a {type(document).__name__}, expected an object; make it again")
+    for key, wanted in keys.items():
+        if not isinstance(document.get(key), wanted):
+            found = f"is a {type(document[key]).__name__}" if key in document else "is missing"
+            raise RecordError(f"{kind} {path}: '{key}' {found}, expected a {wanted.__name__}; make the file again")
+    return document
 
 
 def sha256_file(path: "Path | str") -> str:

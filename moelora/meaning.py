@@ -60,7 +60,8 @@ def _of_task(task: Mapping[str, Any]) -> str:
         if metric not in known:
             return f"'metrics' names '{metric}', which {task['kind']} does not have{nearest(metric, known)}"
     if task["main_metric"] not in task["metrics"]:
-        return f"'main_metric' is '{task['main_metric']}', which 'metrics' does not name{nearest(task['main_metric'], set(task['metrics']))}"
+        main = task["main_metric"]
+        return f"'main_metric' is '{main}', which 'metrics' does not name{nearest(main, set(task['metrics']))}"
     choice = task["kind"] == "multiple_choice"
     protocol = "lm-eval" if choice else "glue"
     if task["protocol"] != protocol:

@@ -4,9 +4,11 @@ A whole number is one that is written so: to JSON Schema 2.0 is one too, and Pyt
 ``$`` at the end of a pattern is the end: to Python a line break may follow.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from moelora.errors import nearest
@@ -107,3 +109,9 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+@cache
+def load_validator(path: Path) -> Any:
+    """Return the validator of a schema that comes with the package."""
+    return make_validator(json.loads(path.read_text(encoding="utf-8")))

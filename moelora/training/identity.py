@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from moelora.errors import AdapterError, RecordError
-from moelora.files import atomic_write_json, read_json, sha256_file
+from moelora.files import atomic_write_json, read_object, sha256_file
 from moelora.plans import plan_hash, resolve
+from moelora.plans.reading import read_plan
 from moelora.records import read_record
 
 
@@ -49,7 +50,8 @@ class Run:
     def done(self, name: str) -> "dict[str, Any] | None":
         """Return ``train.json`` or ``record.json`` when it is there, whole, and of this key."""
         try:
-            document = read_record(self.folder / name) if name == "record.json" else read_json(self.folder / name)
+            path = self.folder / name
+            document = read_record(path) if name == "record.json" else read_object(path, "training", {})
         except RecordError:
             return None
         key = document.get("key") or run_key(*(str(document.get(x)) for x in ("plan_hash", "fingerprint", "sources")))
@@ -117,7 +119,7 @@ def open_run(
     """
     from moelora.training.parent import adapter_folder, read_parent
 
-    plan = read_json(plan_path, "plan")
+    plan = read_plan(plan_path)
     pending = plan.get("pending", {})
     root, folder = suite_root(plan_path), plan_path.parent
     resolved = resolve(plan, root)

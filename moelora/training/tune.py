@@ -147,12 +147,13 @@ def run(options: argparse.Namespace) -> int:
         ConfigError: every trial diverged, so no rate can be chosen.
     """
     from moelora.plans import resolve
+    from moelora.plans.reading import read_plan
     from moelora.training.identity import suite_root
     from moelora.training.sources import load_tasks
 
     start_logging()
     tune = options.tune
-    document = read_json(options.plan, "plan")
+    document = read_plan(options.plan)
     document["pending"].pop("learning_rate", None)
     plan = resolve(document, suite_root(options.plan))
     if plan["tasks"][0]["kind"] == "multiple_choice":
