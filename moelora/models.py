@@ -153,7 +153,7 @@ def fetch_model(document: dict[str, Any], outputs: int, base_dir: "Path | None")
     weights = weight_options(document)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
-            where, **{key: value for key, value in options.items() if key == "revision"}
+            where, trust_remote_code=False, **{key: value for key, value in options.items() if key == "revision"}
         )
         # a checkpoint may carry a head of another width, which ours replaces
         model, report = kind.from_pretrained(

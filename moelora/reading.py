@@ -7,7 +7,7 @@ one counts, ``no`` is false, ``010`` is eight, ``1e999`` is infinite. Here all o
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
@@ -29,6 +29,7 @@ _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202
 _PLAIN_NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][-+]?[0-9]+)?|[-+]?\.[0-9]+([eE][-+]?[0-9]+)?")
 _TRUE_AND_FALSE = frozenset({"true", "True", "TRUE", "false", "False", "FALSE"})
 _SHOWN = 120
+_DIGITS = 40
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -98,29 +99,50 @@ def parse_yaml(data: bytes, source: str) -> Any:
         raise ConfigError(f"{source} cannot be read as YAML: {said or type(error).__name__}") from error
 
 
+class _Place:
+    """The key at which a walk through the events of a YAML text stands."""
+
+    def __init__(self):
+        self.frames: list[list] = []  # whether a mapping; its key or the index; whether a key comes next
+
+    def step(self, event: Any) -> None:
+        """Take one event in."""
+        if isinstance(event, yaml.CollectionEndEvent):
+            self.frames.pop()
+            return
+        if self.frames and isinstance(event, yaml.NodeEvent):
+            frame = self.frames[-1]
+            if frame[0]:
+                if frame[2]:
+                    frame[1] = getattr(event, "value", "?")
+                frame[2] = not frame[2]
+            else:
+                frame[1] += 1
+        if isinstance(event, yaml.CollectionStartEvent):
+            mapping = isinstance(event, yaml.MappingStartEvent)
+            self.frames.append([mapping, "?" if mapping else -1, mapping])
+
+    def __str__(self) -> str:
+        return show(".".join(str(frame[1]) for frame in self.frames))
+
+
 def _check_events(text: str, source: str) -> None:
     """Walk through a YAML text before anything is built from it: its depth, aliases, tags and odd spellings."""
     loader = _Loader(text)
-    depth = 0
+    place = _Place()
     try:
         while loader.check_event():
             event = loader.get_event()
-            line = event.start_mark.line + 1
+            if isinstance(event, yaml.CollectionStartEvent) and len(place.frames) >= DEPTH:
+                raise ConfigError(f"{source}: {place} is nested more than {DEPTH} levels deep; flatten it")
+            place.step(event)
+            at = f"{source}: {place} (line {event.start_mark.line + 1})"
             if isinstance(event, yaml.AliasEvent):
-                raise ConfigError(
-                    f"{source}: line {line} repeats what stands elsewhere (*{event.anchor}); write it out, aliases are "
-                    "not read"
-                )
-            if isinstance(event, yaml.CollectionStartEvent):
-                depth += 1
-                if depth > DEPTH:
-                    raise ConfigError(f"{source}: line {line} is nested more than {DEPTH} levels deep; flatten it")
-            elif isinstance(event, yaml.CollectionEndEvent):
-                depth -= 1
+                raise ConfigError(f"{at} repeats what stands elsewhere (*{event.anchor}); write it out")
             if getattr(event, "tag", None) is not None:
-                raise ConfigError(f"{source}: tag {show(event.tag)} on line {line}; plain values only, take it out")
+                raise ConfigError(f"{at} has the tag {show(event.tag)}; plain values only, take it out")
             if isinstance(event, yaml.ScalarEvent) and event.implicit[0]:
-                _check_spelling(loader, event.value, f"{source}: line {line}")
+                _check_spelling(loader, event.value, at)
     finally:
         loader.dispose()
 
@@ -130,7 +152,7 @@ def _check_spelling(loader: Any, text: str, at: str) -> None:
     kind = loader.resolve(yaml.ScalarNode, text, (True, False)).rpartition(":")[2]
     if kind == "bool" and text not in _TRUE_AND_FALSE:
         raise ConfigError(f"{at}: YAML reads {show(text)} as true or false; write that, or put it into quotes")
-    if kind in ("int", "float") and not _PLAIN_NUMBER.fullmatch(text):
+    if kind in ("int", "float") and (not _PLAIN_NUMBER.fullmatch(text) or len(text) > _DIGITS):
         raise ConfigError(
             f"{at}: {show(text)} is not the number to YAML that it looks like; write finite plain digits, or quotes"
         )
@@ -204,6 +226,10 @@ def parse_json(text: str) -> Any:
         document = _decode(text, {})
         if _LONG_NUMBER.search(text):  # rare, and a hook for every number would cost more than all else
             document = _decode(text, {"parse_float": _finite})
+    except _OddNumberError as error:
+        hooks = {"parse_constant": _Odd, "parse_int": _keep_odd(_bounded), "parse_float": _keep_odd(_finite)}
+        place = _find_odd(json.loads(text, **hooks))
+        raise ValueError(f"'{place}' is {error}") from error
     except RecursionError as error:
         raise ValueError("it has too many levels") from error
     if "\\ud" in text or "\\uD" in text:
@@ -230,19 +256,49 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return document
 
 
+class _OddNumberError(ValueError):
+    """A number that JSON does not have, or that does not fit."""
+
+
+class _Odd(str):
+    """Such a number, kept as it is written to find its place."""
+
+
+def _keep_odd(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    def keep(digits: str) -> Any:
+        try:
+            return read(digits)
+        except _OddNumberError:
+            return _Odd(digits)
+
+    return keep
+
+
+def _find_odd(document: Any, place: str = "") -> str:
+    """Return the place of the first odd number in a document; empty where there is none."""
+    if isinstance(document, _Odd):
+        return place or "the whole file"
+    inner = (
+        document.items() if isinstance(document, dict) else enumerate(document if isinstance(document, list) else ())
+    )
+    return next(
+        (found for key, value in inner if (found := _find_odd(value, f"{place}.{key}" if place else str(key)))), ""
+    )
+
+
 def _refuse_constant(word: str) -> None:
-    raise ValueError(f"{word} is no number of JSON")
+    raise _OddNumberError(f"{word}, which is no number of JSON")
 
 
 def _bounded(digits: str) -> int:
     if len(digits) > 20 or not -(2**63) <= (number := int(digits)) < 2**63:
-        raise ValueError(f"the whole number {show(digits)} does not fit into 64 bits")
+        raise _OddNumberError(f"the whole number {show(digits)}, which does not fit into 64 bits")
     return number
 
 
 def _finite(digits: str) -> float:
     if not math.isfinite(number := float(digits)):
-        raise ValueError(f"the number {show(digits)} is not finite")
+        raise _OddNumberError(f"the number {show(digits)}, which is not finite")
     return number
 
 

@@ -2,8 +2,11 @@
 
 import argparse
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
+from moelora.errors import AdapterError
 from moelora.files import atomic_write_json, sha256_file
 from moelora.plans import plan_hash
 from moelora.progress import logger, run_log, start_logging
@@ -37,6 +40,12 @@ def run(options: argparse.Namespace) -> int:
     return carry_out_all(options, evaluate=options.evaluate)
 
 
+def forget_refused(run: Any) -> None:
+    """Remove the folder that was made for a run from an adapter which was refused, unless there is more in it."""
+    if run.made and {path.name for path in run.folder.iterdir()} <= {"resolved.json", "log.txt"}:
+        shutil.rmtree(run.folder)
+
+
 def carry_out_all(options: argparse.Namespace, *, evaluate: bool) -> int:
     """Carry out the plans one after the other; a failed run does not stop the others."""
     start_logging(str(options.log) if options.log else None)
@@ -59,10 +68,14 @@ def carry_out_all(options: argparse.Namespace, *, evaluate: bool) -> int:
         if getattr(options, "diagnostics", False):
             opened.plan["diagnostics"] = {"routing": True}
         runs.append(opened)
-        with run_log(opened.folder / "log.txt"):
-            record = carry_out(opened, evaluate=evaluate)
-            if record is not None:
-                logger.info("%s: %s", opened.label, summary(record))
+        try:
+            with run_log(opened.folder / "log.txt"):
+                record = carry_out(opened, evaluate=evaluate)
+                if record is not None:
+                    logger.info("%s: %s", opened.label, summary(record))
+        except AdapterError:
+            forget_refused(opened)
+            raise
     if options.manifest:
         write_manifest(options.manifest, runs)
     return 0

@@ -31,6 +31,7 @@ class Run:
     data_dir: "Path | None"
     base_dir: "Path | None"
     adapter_dir: "Path | None" = None
+    made: bool = False
 
     @property
     def label(self) -> str:
@@ -131,6 +132,7 @@ def open_run(
         resolved["parent"] = read_parent(adapter, resolved, further)
         word = "continued" if further else "from"
         folder = folder.with_name(f"{folder.name}-{word}-{resolved['parent']['adapter_sha256'][:12]}")
+    made = not folder.exists()
     atomic_write_json(folder / "resolved.json", resolved)
     sources = source_digest(resolved, data_dir, base_dir)
-    return Run(folder, resolved, pending, fingerprint, sources, data_dir, base_dir, adapter_dir)
+    return Run(folder, resolved, pending, fingerprint, sources, data_dir, base_dir, adapter_dir, made)

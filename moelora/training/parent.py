@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from moelora.errors import AdapterError
-from moelora.files import atomic_write_json, read_json, sha256_file
+from moelora.files import atomic_write_json, read_object, sha256_file
 from moelora.training.identity import base_digest
+from moelora.training.strangers import inspect, refuse_other_base, refuse_other_meaning
 
 IDENTITY_FILE = "identity.json"
 LABELS = ("suite", "model", "task", "variant", "method", "seed")
@@ -55,10 +56,13 @@ def read_parent(folder: Path, plan: dict[str, Any], further: bool) -> dict[str, 
         AdapterError: there is no adapter, or it belongs to another base model or method; names both.
     """
     folder = adapter_folder(folder)
+    config = inspect(folder)
     identity = read_identity(folder)
     if identity:
         ours = {"source": _origin(plan["model"]), **{key: plan[key] for key in ("method", "method_version")}}
         refuse_difference(folder, {**identity, "source": _origin(identity)}, ours)
+    else:
+        refuse_other_base(config, plan["model"], folder)
     return {
         "adapter_sha256": sha256_file(adapter_path(folder)),
         "status": "finished",
@@ -88,7 +92,10 @@ def adapter_path(folder: Path) -> Path:
 
 def read_identity(folder: Path) -> dict[str, Any]:
     """Return what an adapter says of itself; nothing for one from elsewhere."""
-    return read_json(folder / IDENTITY_FILE, "identity") if (folder / IDENTITY_FILE).is_file() else {}
+    if not (folder / IDENTITY_FILE).is_file():
+        return {}
+    kinds = {"source": dict, "method": str, "settings": dict}
+    return read_object(folder / IDENTITY_FILE, "identity", kinds)
 
 
 def load_parent(attached: Any, run: Any) -> None:
@@ -100,6 +107,7 @@ def load_parent(attached: Any, run: Any) -> None:
     from moelora.training.attach import load_adapter
 
     folder, expected = run.adapter_dir, run.plan["parent"]["adapter_sha256"]
+    config = inspect(folder)
     path = adapter_path(folder)
     if (found := sha256_file(path)) != expected:
         raise AdapterError(
@@ -116,6 +124,8 @@ def load_parent(attached: Any, run: Any) -> None:
         if base and theirs["base"]:  # a local folder has no commit to compare
             ours["base"] = base
         refuse_difference(folder, theirs, ours)
+    elif attached.method.abilities.adapter:
+        refuse_other_meaning(config, attached.model.active_peft_config.to_dict(), folder)
     load_adapter(attached, folder)
 
 
