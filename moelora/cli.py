@@ -7,6 +7,7 @@ import argparse
 import importlib
 import os
 import sys
+from typing import Any
 
 from moelora import __version__
 from moelora.verbs import preparing, reporting, running
@@ -25,6 +26,7 @@ def main(arguments: "list[str] | None" = None) -> int:
     if arguments is None:  # a process of its own
         from moelora.startup import leave_out_bitsandbytes
 
+        sys.excepthook = _print_discreetly
         leave_out_bitsandbytes(_plans(options))
     try:
         code = _load(options.handler)(options)
@@ -50,6 +52,15 @@ def _one_line(error: Exception) -> str:
 
     text = hide_secrets(" ".join(str(error).split()))
     return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
+def _print_discreetly(kind: type, error: BaseException, trace: Any) -> None:
+    """Print the traceback of an error that nobody expected, without tokens: a job's stderr is its log."""
+    import traceback
+
+    from moelora.secrets import hide_secrets
+
+    sys.stderr.write(hide_secrets("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _plans(options: argparse.Namespace) -> list:

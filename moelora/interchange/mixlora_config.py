@@ -111,11 +111,21 @@ def understand(document: Any) -> ForeignSettings:
 
 _NUMBER, _NAMES = (int, float), (str, type(None))
 KINDS = {
-    "routing_strategy": (str,), "task_type": (str,), "bias": (str,), "act_fn": _NAMES, "base_model_name_or_path": _NAMES,
-    "top_p": _NUMBER, "router_aux_loss_coef": _NUMBER, "router_init_range": _NUMBER, "temperature": (*_NUMBER, type(None)),
-    "jitter_noise": (*_NUMBER, type(None)), "use_rslora": (bool, type(None)), "use_dora": (bool, type(None)),
-    "router_loss": (bool, type(None)), "expert_lora": (dict, type(None)),
-}  # fmt: skip
+    "routing_strategy": (str,),
+    "task_type": (str,),
+    "bias": (str,),
+    "act_fn": _NAMES,
+    "base_model_name_or_path": _NAMES,
+    "top_p": _NUMBER,
+    "router_aux_loss_coef": _NUMBER,
+    "router_init_range": _NUMBER,
+    "temperature": (*_NUMBER, type(None)),
+    "jitter_noise": (*_NUMBER, type(None)),
+    "use_rslora": (bool, type(None)),
+    "use_dora": (bool, type(None)),
+    "router_loss": (bool, type(None)),
+    "expert_lora": (dict, type(None)),
+}
 """Kinds of the values that are looked at in other ways than by their size."""
 
 

@@ -100,7 +100,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """Return the tensors of an adapter folder; safetensors are preferred.
 
     Raises:
-        AdapterError: There is no weight file, it lies elsewhere, is truncated or holds something else than finite numbers.
+        AdapterError: There is no weight file, it lies elsewhere, is truncated, or holds no finite numbers.
     """
     for name in (SAFE_FILE, BINARY_FILE):
         check_place(folder, name)

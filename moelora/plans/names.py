@@ -1,4 +1,4 @@
-"""Names that runs and jobs get from those in a suite: each is a part of a path, so it may be too long, or two the same."""
+"""Names that runs and jobs get from those in a suite: parts of paths, so they may be too long, or two the same."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -28,6 +28,6 @@ def check_names(jobs: Iterable[Any], source: str) -> None:
         for part in (job.name, *(part for run in job.runs for part in run.folder.split("/"))):
             if len(part) > LONGEST:
                 raise ConfigError(
-                    f"{source}: the name {show(part)} has {len(part)} characters, expected {LONGEST} at the most, since "
+                    f"{source}: the name {show(part)} has {len(part)} characters, expected {LONGEST} at most, since "
                     "it becomes a file's; shorten the names of model, task, variant, level or regime that it is made of"
                 )

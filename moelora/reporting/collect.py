@@ -148,7 +148,7 @@ def _record_files(path: Path) -> Iterator[Path]:
     document = read_json(path, "manifest")
     if not isinstance(document, dict):
         raise RecordError(f"{path} holds a {type(document).__name__}, expected a job manifest or a record")
-    if "runs" not in document:
+    if not {"runs", "job"} & document.keys():
         yield path
         return
     if trouble := find_trouble(document, load_validator(MANIFEST)):

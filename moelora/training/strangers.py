@@ -1,7 +1,7 @@
 """An adapter from elsewhere: looked at as a whole before a model or a folder of results is touched.
 
-Only safetensors and JSON are read, neither of which can run code. What is looked at without torch comes first: where the
-files really lie, the header of the tensors, and whether the config names code or another method.
+Only safetensors and JSON are read, neither of which can run code. What is looked at without torch comes first: where
+the files really lie, the header of the tensors, and whether the config names code or another method.
 """
 
 import math
@@ -134,8 +134,8 @@ def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
             )
         if not whole or end - start != count * FLOATS[kind]:
             raise AdapterError(
-                f"adapter {path}: tensor '{name}' of shape {list(shape)} has bytes {show(start)} to {show(end)}, expected "
-                f"{count * FLOATS[kind]} of them"
+                f"adapter {path}: tensor '{name}' of shape {list(shape)} has bytes {start!r:.40} to {end!r:.40}; "
+                f"expected {count * FLOATS[kind]} of them"
             )
         found[name] = kind, shape
         ranges.append((start, end))
@@ -146,7 +146,8 @@ def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         end = stop
     if end != size - 8 - length:
         raise AdapterError(
-            f"adapter {path} cannot be read: it holds {size - 8 - length} bytes of tensors, expected {end}; it is truncated"
+            f"adapter {path} cannot be read: it holds {size - 8 - length} bytes of tensors, expected {end}; "
+            "it is truncated"
         )
     return found
 
@@ -181,8 +182,8 @@ def refuse_other_base(config: Mapping[str, Any], model: Mapping[str, Any], folde
     ids = [one for one in (theirs, ours) if isinstance(one, str) and _HUB_ID.fullmatch(one) and not Path(one).is_dir()]
     if len(ids) == 2 and ids[0].rpartition("/")[2].lower() != ids[1].rpartition("/")[2].lower():
         raise AdapterError(
-            f"adapter {folder} belongs to another base model: it is of {theirs}, this run is of {ours}; give an adapter "
-            "of the same base model"
+            f"adapter {folder} belongs to another base model: it is of {theirs}, this run is of {ours}; give "
+            "an adapter of the same base model"
         )
 
 
@@ -223,6 +224,6 @@ def refuse_odd_numbers(tensors: Mapping[str, Any], path: Path) -> None:
             raise AdapterError(f"adapter {path}: tensor '{name}' is of {tensor.dtype}, expected floating-point numbers")
         if odd := tensor.numel() - int(tensor.isfinite().sum()):
             raise AdapterError(
-                f"adapter {path}: {odd} of the {tensor.numel()} numbers of tensor '{name}' are NaN or infinite, expected "
-                "none; the training that left it diverged, or the file is damaged"
+                f"adapter {path}: {odd} of the {tensor.numel()} numbers of tensor '{name}' are NaN or infinite, "
+                "expected none; the training that left it diverged, or the file is damaged"
             )

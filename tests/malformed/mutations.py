@@ -1,4 +1,4 @@
-"""Ways to spoil a valid document, each of which makes it invalid wherever it is applied, and what a message must say."""
+"""Ways to spoil a valid document, each making it invalid wherever it is applied, and what a message must say of it."""
 
 import dataclasses
 import difflib
@@ -14,20 +14,75 @@ from hypothesis import strategies as st
 MARK = "PLACEHOLDER"
 TOKEN = "hf_" + "A1b2" * 8
 JUNK = {
-    "string": "no-such-word", "integer": 7, "number": 2.5, "boolean": True, "null": None, "array": [[]],
+    "string": "no-such-word",
+    "integer": 7,
+    "number": 2.5,
+    "boolean": True,
+    "null": None,
+    "array": [[]],
     "object": {"zzz": {}},
-}  # fmt: skip
+}
 HOSTILE = (
-    "a\nb", "a b", "a;b", "a'b", 'a"b', "a`b`", "$(touch x)", "${IFS}", "..", "../a", "a/../b", "a|b", "a&b", "a>b",
-    "-rf", "{a}", "t\u0430sk", "na\u00efve", "a\n", "~", "a\\b", "*", "",
-)  # fmt: skip
+    "a\nb",
+    "a b",
+    "a;b",
+    "a'b",
+    'a"b',
+    "a`b`",
+    "$(touch x)",
+    "${IFS}",
+    "..",
+    "../a",
+    "a/../b",
+    "a|b",
+    "a&b",
+    "a>b",
+    "-rf",
+    "{a}",
+    "t\u0430sk",
+    "na\u00efve",
+    "a\n",
+    "~",
+    "a\\b",
+    "*",
+    "",
+)
 UNSEEN = ("\x07", "\x1b[31m", "\u202e", "\u200b", "\ufeff", "\x85", "\r")
 SPELLINGS = (
-    "no", "Yes", "off", "ON", "010", "0x1F", "0b11", "1:30", "1_000", "2020-01-31", "2020-13-45", ".nan", ".inf", "-.INF",
-    "1.0e+999", "9" * 30, "9" * 5000, "!!python/object/apply:os.system ['touch pwned']", "!!python/name:os.system ''",
-    "!!binary aGVsbG8=", "!!timestamp 2020-01-01", "!!set {a, b}", "!!str 5", "!local x", "*nowhere", "{? [a, b] : c}",
-    "{1: a}", "{null: a}", "{true: a}", "{a: 1, a: 2}", "{<<: {a: 1}}", "[" * 60 + "]" * 60, "{a: " * 60 + "1" + "}" * 60,
-)  # fmt: skip
+    "no",
+    "Yes",
+    "off",
+    "ON",
+    "010",
+    "0x1F",
+    "0b11",
+    "1:30",
+    "1_000",
+    "2020-01-31",
+    "2020-13-45",
+    ".nan",
+    ".inf",
+    "-.INF",
+    "1.0e+999",
+    "9" * 30,
+    "9" * 5000,
+    "!!python/object/apply:os.system ['touch pwned']",
+    "!!python/name:os.system ''",
+    "!!binary aGVsbG8=",
+    "!!timestamp 2020-01-01",
+    "!!set {a, b}",
+    "!!str 5",
+    "!local x",
+    "*nowhere",
+    "{? [a, b] : c}",
+    "{1: a}",
+    "{null: a}",
+    "{true: a}",
+    "{a: 1, a: 2}",
+    "{<<: {a: 1}}",
+    "[" * 60 + "]" * 60,
+    "{a: " * 60 + "1" + "}" * 60,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,24 +261,69 @@ def spoil_token(draw, document, found):
 
 
 BY_SCHEMA = (
-    spoil_key, spoil_key, spoil_missing, spoil_type, spoil_type, spoil_range, spoil_whole_number, spoil_name,
-    spoil_named_key, spoil_list,
-)  # fmt: skip
+    spoil_key,
+    spoil_key,
+    spoil_missing,
+    spoil_type,
+    spoil_type,
+    spoil_range,
+    spoil_whole_number,
+    spoil_name,
+    spoil_named_key,
+    spoil_list,
+)
 TEXT_ONLY = (spoil_unseen, spoil_token)
 
 YAML_FILES = (
-    b"", b"null\n", b"[]\n", b"just text\n", b"- a\n- b\n", b"\xff\xfe\x00", b"name: caf\xe9\n", b"a: [1, 2\n", b"a: b: c\n",
-    b"\x00", b"---\na: 1\n---\nb: 2\n", b"[" * 100_000, b"{a: " * 100_000, b"%YAML 9.9\n---\na: 1\n", b"\t- a\n",
-    b"a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nd: [*c, *c]\n", b"&a [*a]\n", b"a: 1\na: 1\n", b"? [a]\n: 1\n",
-    b"!!python/object/apply:os.system ['touch pwned']\n", b"!!python/object/new:type [x]\n", b"name: " + b"x" * 10**6,
+    b"",
+    b"null\n",
+    b"[]\n",
+    b"just text\n",
+    b"- a\n- b\n",
+    b"\xff\xfe\x00",
+    b"name: caf\xe9\n",
+    b"a: [1, 2\n",
+    b"a: b: c\n",
+    b"\x00",
+    b"---\na: 1\n---\nb: 2\n",
+    b"[" * 100_000,
+    b"{a: " * 100_000,
+    b"%YAML 9.9\n---\na: 1\n",
+    b"\t- a\n",
+    b"a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nd: [*c, *c]\n",
+    b"&a [*a]\n",
+    b"a: 1\na: 1\n",
+    b"? [a]\n: 1\n",
+    b"!!python/object/apply:os.system ['touch pwned']\n",
+    b"!!python/object/new:type [x]\n",
+    b"name: " + b"x" * 10**6,
     b"a: 1" + b" " * 9_000_000,
-)  # fmt: skip
+)
 JSON_FILES = (
-    b"", b"null", b"[]", b'"text"', b"7", b"\xff\xfe\x00", b'{"a": "caf\xe9"}', b"{", b"[" * 100_000, b'{"a": NaN}',
-    b'{"a": Infinity}', b'{"a": 1e999}', b'{"a": -1e4000}', b'{"a": ' + b"9" * 5000 + b"}", b'{"a": 99999999999999999999}',
-    b'{"a": 1, "a": 2}', b'{"a": "\\ud800"}', b"{'a': 1}", b'{"a": 1,}', b'{"a": 010}', b"\x00", b'{"a": 1} x',
+    b"",
+    b"null",
+    b"[]",
+    b'"text"',
+    b"7",
+    b"\xff\xfe\x00",
+    b'{"a": "caf\xe9"}',
+    b"{",
+    b"[" * 100_000,
+    b'{"a": NaN}',
+    b'{"a": Infinity}',
+    b'{"a": 1e999}',
+    b'{"a": -1e4000}',
+    b'{"a": ' + b"9" * 5000 + b"}",
+    b'{"a": 99999999999999999999}',
+    b'{"a": 1, "a": 2}',
+    b'{"a": "\\ud800"}',
+    b"{'a': 1}",
+    b'{"a": 1,}',
+    b'{"a": 010}',
+    b"\x00",
+    b'{"a": 1} x',
     b'{"a":' * 100_000,
-)  # fmt: skip
+)
 
 
 @st.composite

@@ -22,18 +22,33 @@ REPOSITORY = Path(__file__).parents[2]
 CONFIG = REPOSITORY / "workflow" / "config"
 PUBLISHED = REPOSITORY / "results" / "published" / "glue-minilm"
 SENSITIVITY = {
-    "schema": 2, "model": "tiny-encoder", "task": "tiny-review-food", "score": "sum", "meaning": "squared gradients", "seed": 0,
+    "schema": 2,
+    "model": "tiny-encoder",
+    "task": "tiny-review-food",
+    "score": "sum",
+    "meaning": "squared gradients",
+    "seed": 0,
     "examples": 64,
     "modules": [
-        {"module": f"encoder.layer.{layer}.{kind}.dense", "layer": layer, "type": kind, "part": "feed_forward",
-         "shape": [8, 16], "score": 0.5 + layer}
-        for layer in range(2) for kind in ("intermediate", "output")
+        {
+            "module": f"encoder.layer.{layer}.{kind}.dense",
+            "layer": layer,
+            "type": kind,
+            "part": "feed_forward",
+            "shape": [8, 16],
+            "score": 0.5 + layer,
+        }
+        for layer in range(2)
+        for kind in ("intermediate", "output")
     ],
-}  # fmt: skip
+}
 MANIFEST = {
-    "schema": 1, "job": "a--b",
-    "runs": [{"folder": "m/t/v@published/seed0", "plan_hash": "0" * 16, "record_sha256": "a" * 64, "status": "finished"}],
-}  # fmt: skip
+    "schema": 1,
+    "job": "a--b",
+    "runs": [
+        {"folder": "m/t/v@published/seed0", "plan_hash": "0" * 16, "record_sha256": "a" * 64, "status": "finished"}
+    ],
+}
 
 
 def an_allocation(folder: Path) -> dict:
@@ -123,8 +138,8 @@ def test_the_command_line_says_one_line_and_no_traceback(known, tmp_path, kind, 
         plan = dict(known[0]["plan"][0][0])
         plan["pending"] = {"allocation": str(path.relative_to(tmp_path))}
         path.with_name("plan.json").write_bytes(as_json(plan))
-    first = sorted(good)[0]
-    for data in (*JSON_FILES, as_json({**good, "not-a-key": 1}), as_json({**good, first: {"a": [None]}})):
+    last = sorted(good)[-1]
+    for data in (*JSON_FILES, as_json({**good, "not-a-key": 1}), as_json({**good, last: {"a": [None]}})):
         path.write_bytes(data)
         assert cli.main([str(word) for word in commands[kind]]) == 2, data[:300]
         said = capsys.readouterr()

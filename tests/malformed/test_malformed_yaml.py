@@ -40,9 +40,10 @@ MORE = {
     "task": ("tasks/stsb.yaml", "tasks/tiny-review-food.yaml"),
     "model": ("models/tiny-decoder.yaml", "models/gemma-2b.yaml"),
     "method": ("methods/lora.yaml", "methods/loramoe.yaml"),
-    "claim": ("claims/dora.yaml",),
+    "claim": ("claims/ld-mole.yaml",),
 }
 ALL = {kind: [path, *(CONFIG / more for more in MORE.get(kind, ()))] for kind, path in FILES.items()}
+LOADED = {path: load_yaml(path) for paths in ALL.values() for path in paths}
 
 
 class World:
@@ -104,7 +105,7 @@ def test_the_files_are_valid_before_they_are_spoilt(world, kind):
 def test_spoilt_files_are_refused_by_name_and_key(world, kind, data):
     source = data.draw(st.sampled_from(ALL[kind]))
     schema = ConfigDir(CONFIG).schema(kind)
-    case = data.draw(spoilt_yaml(load_yaml(source), schema))
+    case = data.draw(spoilt_yaml(LOADED[source], schema))
     message = world.refusal(kind, world.write(kind, source.name, case.data))
     assert source.name in message, case.how
     for word in case.says:
@@ -140,11 +141,17 @@ def test_the_command_line_says_one_line_and_no_traceback(world, tmp_path, kind, 
     }
     first = sorted(DOCUMENTS[kind])[0]
     spoilt = [
-        b"", b"\xff", b"a: [", b"name: [\x1b]", as_yaml(DOCUMENTS[kind]) + f"{first}: 1\n".encode(),
-        as_yaml({**DOCUMENTS[kind], "not-a-key": 1}), as_yaml({**DOCUMENTS[kind], first: float("nan")}),
-        as_yaml({**DOCUMENTS[kind], first: TOKEN}), as_yaml({**DOCUMENTS[kind], first: "x\u202ey"}),
+        b"",
+        b"\xff",
+        b"a: [",
+        b"name: [\x1b]",
+        as_yaml(DOCUMENTS[kind]) + f"{first}: 1\n".encode(),
+        as_yaml({**DOCUMENTS[kind], "not-a-key": 1}),
+        as_yaml({**DOCUMENTS[kind], first: float("nan")}),
+        as_yaml({**DOCUMENTS[kind], first: TOKEN}),
+        as_yaml({**DOCUMENTS[kind], first: "x\u202ey"}),
         as_yaml(DOCUMENTS[kind]).replace(b": ", b": !!python/object/apply:os.getcwd ", 1),
-    ]  # fmt: skip
+    ]
     for data in spoilt:
         path.write_bytes(data)
         assert cli.main([str(word) for word in commands[kind]]) == 2, data[:300]
@@ -156,43 +163,74 @@ def test_the_command_line_says_one_line_and_no_traceback(world, tmp_path, kind, 
 
 CONTRADICTIONS = {
     "task": [
-        ({"main_metric": "acc_norm"}, "main_metric"), ({"metrics": ["accuracy"]}, "did you mean 'acc'?"),
-        ({"protocol": "glue"}, "protocol"), ({"prompts": None}, "prompts"), ({"source": {"hub": "a/b"}}, "lm_eval"),
+        ({"main_metric": "acc_norm"}, "main_metric"),
+        ({"metrics": ["accuracy"]}, "did you mean 'acc'?"),
+        ({"protocol": "glue"}, "protocol"),
+        ({"prompts": None}, "prompts"),
+        ({"source": {"hub": "a/b"}}, "lm_eval"),
         ({"splits": {"train": "train", "evaluation": "train"}}, "same split"),
-        ({"kind": "regression", "metrics": ["pearson"], "main_metric": "pearson", "protocol": "glue"}, "source.lm_eval"),
+        (
+            {"kind": "regression", "metrics": ["pearson"], "main_metric": "pearson", "protocol": "glue"},
+            "source.lm_eval",
+        ),
         ({"kind": "classification", "metrics": ["f1"], "main_metric": "f1", "protocol": "glue"}, "labels"),
-        ({"source": {"lm_eval": "../../evil"}}, "source.lm_eval"), ({"source": {"lm_eval": "/tmp/evil.yaml"}}, "lm_eval"),
+        ({"source": {"lm_eval": "../../evil"}}, "source.lm_eval"),
+        ({"source": {"lm_eval": "/tmp/evil.yaml"}}, "lm_eval"),
     ],
     "model": [
-        ({"feed_forward_layout": "gated"}, "modules.feed_forward"), ({"layers": 7}, "facts.config.num_hidden_layers"),
-        ({"block": "encoder.layer.{layer.__class__}"}, "block"), ({"block": "encoder.layer.0"}, "{layer}"),
-        ({"block": "{layer"}, "block"), ({"modules": {"attention": {"q": "../x"}, "feed_forward": {"a": "b", "c": "d"}}}, "q"),
-        ({"name": "other"}, "its name is 'other'"), ({"source": {"hub": "a", "trust_remote_code": True}}, "trust_remote_code"),
+        ({"feed_forward_layout": "gated"}, "modules.feed_forward"),
+        ({"layers": 7}, "facts.config.num_hidden_layers"),
+        ({"block": "encoder.layer.{layer.__class__}"}, "block"),
+        ({"block": "encoder.layer.0"}, "{layer}"),
+        ({"block": "{layer"}, "block"),
+        ({"modules": {"attention": {"q": "../x"}, "feed_forward": {"a": "b", "c": "d"}}}, "q"),
+        ({"name": "other"}, "its name is 'other'"),
+        ({"source": {"hub": "a", "trust_remote_code": True}}, "trust_remote_code"),
     ],
     "method": [
-        ({"variants": {"mixlora": {"experst": 4}}}, "did you mean 'experts'?"), ({"variants": {"mixlora": {"r": "8"}}}, "r must"),
-        ({"variants": {"mixlora": {"r": True}}}, "r must"), ({"variants": {"mixlora": {"r": 0}}}, "r must"),
-        ({"variants": {"mixlora": {"dropout": 1.5}}}, "dropout"), ({"variants": {"mixlora": {"experts": 4.0}}}, "experts must"),
-        ({"variants": {"mixlora": {"experts": 10**12}}}, "experts must"), ({"variants": {"mixlora": {"r": [8]}}}, "r must"),
-        ({"variants": {"mixlora": {"jitter_noise": -0.1}}}, "jitter_noise"), ({"method": "mixlorra"}, "its name is"),
-        ({"variants": {"mixlora": {"attention_lora": "yes"}}}, "attention_lora"), ({"default_variants": ["mixlra"]}, "mixlora"),
+        ({"variants": {"mixlora": {"experst": 4}}}, "did you mean 'experts'?"),
+        ({"variants": {"mixlora": {"r": "8"}}}, "r must"),
+        ({"variants": {"mixlora": {"r": True}}}, "r must"),
+        ({"variants": {"mixlora": {"r": 0}}}, "r must"),
+        ({"variants": {"mixlora": {"dropout": 1.5}}}, "dropout"),
+        ({"variants": {"mixlora": {"experts": 4.0}}}, "experts must"),
+        ({"variants": {"mixlora": {"experts": 10**12}}}, "experts must"),
+        ({"variants": {"mixlora": {"r": [8]}}}, "r must"),
+        ({"variants": {"mixlora": {"jitter_noise": -0.1}}}, "jitter_noise"),
+        ({"method": "mixlorra"}, "its name is"),
+        ({"variants": {"mixlora": {"attention_lora": "yes"}}}, "attention_lora"),
+        ({"default_variants": ["mixlra"]}, "mixlora"),
     ],
     "claim": [
-        ({"methods": {"a": {"method": "mixlorra"}}}, "methods.a"), ({"models": {"a": {"shapes": "lama"}}}, "models.a.shapes"),
+        ({"methods": {"a": {"method": "mixlorra"}}}, "methods.a"),
+        ({"models": {"a": {"shapes": "lama"}}}, "models.a.shapes"),
         ({"methods": {"a": {"method": "lora", "settings": {"rank": 8}}}}, "methods.a"),
         ({"notes": [{"about": {"table": "none"}, "text": "x"}]}, "none"),
         ({"words": [{"id": "a", "text": "b", "check": {"kind": "ratio", "first": {}, "second": {}}}]}, "claimed"),
-        ({"words": [{"id": "a", "text": "b", "check": {"kind": "ratio", "first": {"tabel": "x"}, "second": {}, "claimed": 1,
-          "tolerance": 0}}]}, "did you mean 'table'?"),
+        (
+            {
+                "words": [
+                    {
+                        "id": "a",
+                        "text": "b",
+                        "check": {"kind": "ratio", "first": {"tabel": "x"}, "second": {}, "claimed": 1, "tolerance": 0},
+                    }
+                ]
+            },
+            "did you mean 'table'?",
+        ),
         ({"tasks": {"a": {"items": 3, "constant": 4}}}, "tasks.a.constant"),
     ],
     "suite": [
-        ({"variants": ["lorra"]}, "did you mean 'lora'?"), ({"tasks": ["nothing-like-it"]}, "tasks"),
-        ({"match": ["mixlra"]}, "did you mean 'mixlora'?"), ({"results": "../../elsewhere"}, "results"),
-        ({"reports": "x; rm -rf y"}, "reports"), ({"speed": ["../../../etc/passwd"]}, "speed"),
+        ({"variants": ["lorra"]}, "did you mean 'lora'?"),
+        ({"tasks": ["nothing-like-it"]}, "tasks"),
+        ({"match": ["mixlra"]}, "did you mean 'mixlora'?"),
+        ({"results": "../../elsewhere"}, "results"),
+        ({"reports": "x; rm -rf y"}, "reports"),
+        ({"speed": ["../../../etc/passwd"]}, "speed"),
         ({"grid": [{"models": ["../models/tiny-encoder"], "tasks": ["tiny-similarity"]}]}, "grid.0.models.0"),
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", CONTRADICTIONS)
@@ -227,8 +265,9 @@ def test_words_of_a_command_line_are_read_as_strictly():
     from moelora.reading import read_words
 
     assert read_words({"tasks": ["mrpc", "7", "true"], "costs": "null"}, "--config") == {
-        "tasks": ["mrpc", 7, True], "costs": None,
-    }  # fmt: skip
+        "tasks": ["mrpc", 7, True],
+        "costs": None,
+    }
     for word in ("no", "[a", "!!python/name:os.system ''", ".nan", "*a"):
         with pytest.raises(ConfigError, match="--config"):
             read_words([word], "--config")
