@@ -11,7 +11,7 @@ SLOW_WORKERS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.moelora-installed
 
-.PHONY: run test test-slow battery bench bench-gpu docs lint format environment clean
+.PHONY: run test test-slow test-malformed battery bench bench-gpu docs lint audit format environment clean
 
 run: environment
 	$(BIN)/snakemake --cores $(CORES)
@@ -31,6 +31,10 @@ test: environment
 
 test-slow: environment
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(SLOW_WORKERS) -m slow
+
+# Thousands more of spoilt files than `make test` tries, drawn anew each time.
+test-malformed: environment
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --hypothesis-profile=campaign tests/malformed
 
 # Every check of the battery on every method; what it showed becomes the registry, the matrix and the methods' pages.
 battery: environment
@@ -53,6 +57,10 @@ lint: environment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest --quiet tests/workflow/test_style.py
+
+# Licences and known advisories of the locked packages, for information: it never fails, and says what it cannot check.
+audit: environment
+	$(BIN)/python .ci/audit.py
 
 format: environment
 	$(BIN)/ruff check --fix-only --quiet .

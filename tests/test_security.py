@@ -18,7 +18,7 @@ SOURCES = sorted(path for part in ("moelora", "bench") for path in (REPOSITORY /
 TOKEN = "hf_" + "NotARealToken" * 2
 PICKLERS = {"pickle", "cPickle", "dill", "joblib", "cloudpickle", "marshal", "shelve"}
 MAY_LOAD = {"moelora/training/state.py", "moelora/interchange/mixlora_tensors.py"}
-"""The only files that call torch.load: our own training state, and MixLoRA files of packages that write nothing else."""
+"""The only files that call torch.load: our training state, and MixLoRA files of packages that write nothing else."""
 
 
 def calls(path: Path):
@@ -194,7 +194,8 @@ def test_a_process_of_the_command_line_hides_tokens_of_unexpected_errors(tmp_pat
     """An error that nobody foresaw still prints its traceback, which a job's log keeps."""
     script = (
         "import sys; from moelora import cli; import moelora.plans.command as c\n"
-        "def run(options): raise RuntimeError('url https://me:sesame42@host and ' + __import__('os').environ['HF_TOKEN'])\n"
+        "import os\n"
+        "def run(options): raise RuntimeError('url https://me:sesame42@host and ' + os.environ['HF_TOKEN'])\n"
         "c.run = run; sys.argv = ['moelora', 'plan', 'x.yaml']; cli.main()\n"
     )
     environment = {**os.environ, "HF_TOKEN": TOKEN, "PYTHONPATH": str(REPOSITORY)}

@@ -199,16 +199,15 @@ def refuse_other_meaning(config: Mapping[str, Any], own: Mapping[str, Any], fold
         AdapterError: names the key and both values.
     """
     for key in MEANING:
-        if key in config and key in own and not _same(config[key], own[key]):
+        ours = getattr(own.get(key), "value", own.get(key))  # PEFT has an enumeration of types
+        if key in config and key in own and not _same(config[key], ours):
             raise AdapterError(
                 f"adapter {folder} belongs to another {key}: it is of {key} {show(config[key])}, this run is of {key} "
-                f"{show(own[key])}; give an adapter of the same method and settings"
+                f"{show(ours)}; give an adapter of the same method and settings"
             )
 
 
 def _same(theirs: Any, ours: Any) -> bool:
-    if hasattr(ours, "value"):  # PEFT's own enumeration of types
-        ours = ours.value
     empty = (None, {}, [], "none", False)
     return theirs == ours or (theirs in empty and ours in empty)
 
