@@ -1,8 +1,8 @@
 """Say under which licences the locked packages come, and which known advisories speak of them. It never fails.
 
-Licences are read from the metadata of the packages as they are installed here. Advisories are looked up by pip-audit, the
-one on the path or one in a throw-away environment; that needs the network, and where it cannot be done in time the answer
-is "not checked".
+Licences are read from the metadata of the packages as they are installed here. Advisories are looked up by pip-audit,
+the one on the path or one in a throw-away environment; that needs the network, and where it cannot be done in time the
+answer is "not checked".
 """
 
 import argparse

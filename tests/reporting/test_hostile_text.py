@@ -66,8 +66,8 @@ def spoilt_texts(value, hostile, keep=frozenset()):
 # what is a name, a number of ours or a word of ours: schemas refuse anything else there
 NAMES = frozenset(
     "id status suite model task variant method regime plan_hash fingerprint scores items routing match allocation "
-    "parts main_metric protocol name kind metrics part type diagnostics forgetting sources parent tuning file sha256 source "
-    "variants tasks models grid regimes controls control expanded".split()
+    "parts main_metric protocol name kind metrics part type diagnostics forgetting sources parent tuning file sha256 "
+    "source variants tasks models grid regimes controls control expanded".split()
 )
 
 
