@@ -14,7 +14,7 @@ SLOW_WORKERS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.moelora-installed
 
-.PHONY: run test test-slow kills battery bench bench-gpu parallel slurm-faults slurm-tiny docs lint format environment clean
+.PHONY: run test test-slow kills test-malformed battery bench bench-gpu parallel slurm-faults slurm-tiny docs lint audit format environment clean
 
 run: environment
 	$(BIN)/snakemake --cores $(CORES)
@@ -41,6 +41,10 @@ KILLS ?= 100
 MINUTES ?= 120
 kills: environment
 	OMP_NUM_THREADS=1 $(BIN)/python tests/faults/campaign.py --kills $(KILLS) --minutes $(MINUTES) --log results/kills.jsonl
+
+# Thousands more of spoilt files than `make test` tries, drawn anew each time.
+test-malformed: environment
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --hypothesis-profile=campaign tests/malformed
 
 # Every check of the battery on every method; what it showed becomes the registry, the matrix and the methods' pages.
 battery: environment
@@ -75,6 +79,10 @@ lint: environment
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest --quiet tests/workflow/test_style.py
+
+# Licences and known advisories of the locked packages, for information: it never fails, and says what it cannot check.
+audit: environment
+	$(BIN)/python .ci/audit.py
 
 format: environment
 	$(BIN)/ruff check --fix-only --quiet .

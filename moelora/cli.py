@@ -7,6 +7,7 @@ import argparse
 import importlib
 import os
 import sys
+from typing import Any
 
 from moelora import __version__
 from moelora.verbs import preparing, reporting, running
@@ -27,6 +28,7 @@ def main(arguments: "list[str] | None" = None) -> int:
             from moelora.startup import leave_out_bitsandbytes
             from moelora.turns import attend
 
+            sys.excepthook = _print_discreetly
             attend()
             leave_out_bitsandbytes(_plans(options))
         code = _load(options.handler)(options)
@@ -35,7 +37,7 @@ def main(arguments: "list[str] | None" = None) -> int:
     except MoeloraError as error:
         if os.environ.get("MOELORA_TRACEBACK") == "1":
             raise
-        print(f"moelora: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"moelora: error: {_one_line(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("moelora: interrupted; the same command resumes", file=sys.stderr)
@@ -44,6 +46,23 @@ def main(arguments: "list[str] | None" = None) -> int:
         # The reader of a pipe (head, less) has left: not our error, and Python must not complain on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _one_line(error: Exception) -> str:
+    """Return an error's message in one line that a terminal shows as it is, without tokens."""
+    from moelora.secrets import hide_secrets
+
+    text = hide_secrets(" ".join(str(error).split()))
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)
+
+
+def _print_discreetly(kind: type, error: BaseException, trace: Any) -> None:
+    """Print the traceback of an error that nobody expected, without tokens: a job's stderr is its log."""
+    import traceback
+
+    from moelora.secrets import hide_secrets
+
+    sys.stderr.write(hide_secrets("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _plans(options: argparse.Namespace) -> list:

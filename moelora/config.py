@@ -8,54 +8,42 @@ import copy
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from moelora.errors import ConfigError, nearest
+from moelora.meaning import check_meaning
+from moelora.reading import parse_yaml, plain_copy, show
+from moelora.validation import find_trouble, make_validator
 
 FORMS = ("nf4", "int8")
 """Forms in which bitsandbytes holds a base model's linears; any model may be named with one, as in llama-2-7b-nf4."""
 
 KINDS = {"model": "models", "task": "tasks", "method": "methods", "suite": "suites", "claim": "claims"}
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _UniqueKeyLoader(_Loader):
-    """A YAML loader that refuses a key given twice (YAML itself keeps the last one, silently)."""
-
-    def construct_mapping(self, node, deep=False):
-        seen = {}
-        for key_node, _ in node.value:
-            key = key_node.value
-            if key in seen:
-                raise ConfigError(
-                    f"{node.start_mark.name}: key '{key}' stands on line {seen[key]} and again on line "
-                    f"{key_node.start_mark.line + 1}; keep one of them"
-                )
-            seen[key] = key_node.start_mark.line + 1
-        return super().construct_mapping(node, deep)
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+"""What a file may be called: a name becomes a part of paths and of command lines."""
 
 
 def load_yaml(path: "Path | str") -> dict:
     """Return the mapping in a YAML file.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, holds a key twice, or is not a mapping.
+        ConfigError: the file is missing, is not YAML, holds a key twice, is not a mapping, or says something that YAML
+            reads otherwise than it looks (:func:`moelora.reading.parse_yaml`).
     """
     path = Path(path)
     try:
-        with open(path, encoding="utf-8") as handle:
-            document = yaml.load(handle, Loader=_UniqueKeyLoader)
+        data = path.read_bytes()
     except FileNotFoundError as error:
         siblings = [p.stem for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         raise ConfigError(f"{path} does not exist{nearest(path.stem, siblings)}") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}") from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        raise ConfigError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    document = parse_yaml(data, str(path))
     if not isinstance(document, dict):
         raise ConfigError(f"{path} must hold a mapping of keys to values, found {type(document).__name__}")
     return document
@@ -80,9 +68,7 @@ def load_schema(kind: str, schema_dir: Path) -> dict:
 
 @cache
 def _validator(kind: str, schema_dir: Path):
-    from jsonschema import Draft202012Validator
-
-    return Draft202012Validator(load_schema(kind, schema_dir))
+    return make_validator(load_schema(kind, schema_dir))
 
 
 def check(document: Any, kind: str, schema_dir: Path, source: "Path | str") -> None:
@@ -91,61 +77,8 @@ def check(document: Any, kind: str, schema_dir: Path, source: "Path | str") -> N
     Raises:
         ConfigError: the message names the source, the key and, for an unknown key, the nearest valid spelling.
     """
-    errors = sorted(_validator(kind, schema_dir).iter_errors(document), key=lambda e: (len(e.absolute_path), str(e)))
-    if not errors:
-        return
-    # An unknown key explains more than what follows from it (a required key that is "missing" because it is misspelt).
-    leaves = [leaf for error in errors for leaf in _leaves(error)]
-    unknown = [leaf for leaf in leaves if leaf.validator == "additionalProperties"]
-    raise ConfigError(f"{source}: {_explain((unknown or leaves)[0])}")
-
-
-def _leaves(error) -> list:
-    """Return what a failed alternative really complained about: the branch that came furthest."""
-    if error.validator not in ("oneOf", "anyOf") or not error.context:
-        return [error]
-    branches: dict[Any, list] = {}
-    for inner in error.context:
-        branches.setdefault(inner.schema_path[0], []).append(inner)
-    # A branch of the wrong type was not meant; among the others the one with fewest complaints was.
-    meant = [b for b in branches.values() if not any(e.validator == "type" and not e.path for e in b)]
-    if not meant:
-        return [error]
-    best = min(meant, key=lambda b: (sum(e.validator == "required" for e in b), len(b)))
-    return [leaf for inner in best for leaf in _leaves(inner)]
-
-
-def _explain(error) -> str:
-    place = ".".join(str(part) for part in error.absolute_path)
-    inside = f" in '{place}'" if place else ""
-    at = f"'{place}'" if place else "the file"
-    if error.validator == "additionalProperties":
-        known = set(error.schema.get("properties", {}))
-        key = sorted(set(error.instance) - known, key=str)[0]
-        return f"unknown key '{key}'{inside}{nearest(key, known)}"
-    if error.validator == "required":
-        missing = [key for key in error.validator_value if key not in error.instance]
-        return f"key '{missing[0]}' is missing{inside}; add it"
-    if error.validator == "enum":
-        return f"{at} is {error.instance!r}{nearest(error.instance, [str(v) for v in error.validator_value])}"
-    if error.validator == "type":
-        expected = error.validator_value
-        expected = " or ".join(expected) if isinstance(expected, list) else expected
-        hint = ""
-        if isinstance(error.instance, str) and _is_number(error.instance):
-            hint = "; YAML reads this spelling as text, write it with a point, as in 2.0e-5"
-        return f"{at} must be {expected}, found {error.instance!r}{hint}"
-    if error.validator in ("oneOf", "anyOf") and error.schema.get("description"):
-        return f"{at} must be {error.schema['description']}, found {error.instance!r}"
-    return f"{at}: {error.message}"
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+    if trouble := find_trouble(document, _validator(kind, schema_dir)):
+        raise ConfigError(f"{source}: {trouble}")
 
 
 def fill_defaults(document: Mapping[str, Any], schema: Mapping[str, Any]) -> dict:
@@ -236,10 +169,14 @@ class ConfigDir:
         Raises:
             ConfigError: there is none; the message names the nearest.
         """
-        path = self.file(kind, name)
+        path = self.path / KINDS[kind]
+        if NAME.fullmatch(name):
+            path = self.file(kind, name)
         if not path.is_file():
             prefix = f"{wanted_by}: " if wanted_by else ""
-            raise ConfigError(f"{prefix}unknown {kind} '{name}'{nearest(name, self.names(kind))} (looked for {path})")
+            raise ConfigError(
+                f"{prefix}unknown {kind} {show(name)}{nearest(name, self.names(kind))} (looked for {path})"
+            )
         return path
 
     def load(self, kind: str, name: str, wanted_by: "Path | str" = "") -> dict:
@@ -256,6 +193,7 @@ class ConfigDir:
         path = self.find(kind, name, wanted_by)
         document = load_yaml(path)
         check(document, kind, self.schema_dir, path)
+        check_meaning(kind, document, path)
         if kind == "model" and path.stem != name and document["name"] == path.stem:
             document = as_quantised(document, split_form(name)[1], path)
         identity = document["method" if kind == "method" else "name"]
@@ -277,7 +215,7 @@ class ConfigDir:
         Raises:
             ConfigError: the suite does not follow the schema.
         """
-        plain = json.loads(json.dumps(document))  # Snakemake hands over its own kind of dictionary
+        plain = plain_copy(document, str(source))  # Snakemake hands over its own kind of dictionary
         check(plain, "suite", self.schema_dir, source)
         filled = fill_defaults(plain, self.schema("suite"))
         for regime in filled["regimes"].values():

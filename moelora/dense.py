@@ -32,6 +32,7 @@ from moelora.training.order import all_steps
 from moelora.training.parent import IDENTITY_FILE, read_identity, write_identity
 from moelora.training.run import balance_of
 from moelora.training.state import seed_everything
+from moelora.training.strangers import inspect
 
 BERT_LIKE = {
     "architecture": "encoder",
@@ -142,6 +143,7 @@ class DenseMoELoRA(nn.Module):
             AdapterError: the folder holds no such model, or one of another base model.
         """
         folder = Path(folder)
+        inspect(folder)
         identity = read_identity(folder)
         if "num_labels" not in identity:
             raise AdapterError(
@@ -281,7 +283,7 @@ def _fetch_tokenizer(where: str) -> Any:
     import transformers
 
     try:
-        return transformers.AutoTokenizer.from_pretrained(where)
+        return transformers.AutoTokenizer.from_pretrained(where, trust_remote_code=False)
     except Exception as error:  # the clients raise many unrelated types; all mean that there is no tokenizer
         raise ModelUnavailableError(
             f"the tokenizer of the loaded model ({where or 'of unknown origin'}) cannot be had: "

@@ -51,7 +51,7 @@ def nearest(word: str, known: "list[str] | tuple[str, ...] | set[str]") -> str:
     import difflib
 
     names = sorted(map(str, known))
-    close = difflib.get_close_matches(str(word), names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(str(word)[:100], names, n=1, cutoff=0.5)
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; there are: {', '.join(names)}" if names else ""

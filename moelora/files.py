@@ -10,11 +10,12 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from moelora.errors import OutputError, RecordError
+from moelora.reading import parse_json
 
 SEAL = "content_sha256"  # the key of a sealed document that says what the rest of it should be
 
@@ -124,14 +125,14 @@ def read_json(path: "Path | str", kind: str = "file") -> Any:
     """
     path = Path(path)
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise RecordError(f"{kind} {path} does not exist; run the step that writes it") from error
     except OSError as error:
         raise RecordError(
             f"{kind} {path} cannot be read: {error.strerror or error}; check its disk and mode"
         ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # not UTF-8, not JSON, or JSON that says one thing twice
         raise RecordError(
             f"{kind} {path} is truncated or not JSON ({error}); delete it and run the step that writes it again"
         ) from error
@@ -143,6 +144,22 @@ def read_json(path: "Path | str", kind: str = "file") -> Any:
                 f"{found[:12]}…, and it says {str(said)[:12]}…; delete it and run the step that writes "
                 f"it again (a change that is meant goes without the key '{SEAL}')"
             )
+    return document
+
+
+def read_object(path: "Path | str", kind: str, keys: Mapping[str, type]) -> dict[str, Any]:
+    """Return the object in a JSON file, after a look at the keys that the caller needs.
+
+    Raises:
+        RecordError: as `read_json`, or a key is missing or holds another kind of value; the message names both.
+    """
+    document = read_json(path, kind)
+    if not isinstance(document, dict):
+        raise RecordError(f"{kind} {path} holds a {type(document).__name__}, expected an object; make it again")
+    for key, wanted in keys.items():
+        if not isinstance(document.get(key), wanted):
+            found = f"is a {type(document[key]).__name__}" if key in document else "is missing"
+            raise RecordError(f"{kind} {path}: '{key}' {found}, expected a {wanted.__name__}; make the file again")
     return document
 
 

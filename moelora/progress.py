@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 from moelora.errors import OutputError
+from moelora.secrets import hide_secrets
 
 logger = logging.getLogger("moelora")
 
@@ -79,7 +80,15 @@ class LogFile(logging.FileHandler):
             super().close()
 
 
-FORMATTER = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
+class DiscreetFormatter(logging.Formatter):
+    """Lines without access tokens: messages of the hub's clients may hold the address that they asked."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        return hide_secrets(super().format(record))
+
+
+FORMATTER = DiscreetFormatter("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
 
 
 def start_logging(log_file: "str | None" = None) -> None:

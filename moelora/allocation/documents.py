@@ -1,4 +1,4 @@
-"""Sensitivity files: what strategies and stability read, checked where they are read."""
+"""Files of sensitivities and of allocations, checked where they are read."""
 
 import math
 import sys
@@ -6,14 +6,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from moelora.allocation.settings import SCORES
 from moelora.errors import AllocationError, RecordError
 from moelora.files import read_json
 from moelora.methods import Linear
+from moelora.validation import find_trouble, load_validator
 
-FIELDS = ("module", "layer", "type", "part", "shape", "score")
+SENSITIVITY = Path(__file__).with_name("sensitivity.schema.json")
+ALLOCATION = Path(__file__).with_name("allocation.schema.json")
 # What a float16 sum that overflowed stands for: more than any other, as it does in the public code.
 OVERFLOWED = sys.float_info.max
+
+
+def read_allocation(path: "Path | str") -> dict[str, int]:
+    """Return experts per module from an allocation file.
+
+    Raises:
+        RecordError: the file is missing, truncated or no allocation; the message names it and the key.
+    """
+    document = read_json(path, "allocation")
+    if trouble := find_trouble(document, load_validator(ALLOCATION)):
+        raise RecordError(f"allocation {path}: {trouble}; delete it and allocate again")
+    return document["experts"]
 
 
 def read_sensitivities(paths: Sequence["Path | str"]) -> list[dict[str, Any]]:
@@ -42,19 +55,11 @@ def read_sensitivities(paths: Sequence["Path | str"]) -> list[dict[str, Any]]:
 
 def _read(path: "Path | str") -> dict[str, Any]:
     document = read_json(path, "sensitivity")
-    rows = document.get("modules") if isinstance(document, dict) else None
-    named = isinstance(document, dict) and all(isinstance(document.get(key), str) for key in ("model", "task"))
-    if (
-        not named
-        or document.get("score") not in SCORES
-        or not isinstance(rows, list)
-        or not rows
-        or not all(isinstance(row, dict) and set(FIELDS) <= set(row) for row in rows)
-    ):
-        raise RecordError(
-            f"sensitivity {path} is not of the expected form (model, task, score as one of {', '.join(SCORES)}, and "
-            f"modules with {', '.join(FIELDS)}); delete it and measure again"
-        )
+    if trouble := find_trouble(document, load_validator(SENSITIVITY)):
+        raise RecordError(f"sensitivity {path} is not of the expected form: {trouble}; delete it and measure again")
+    names = [row["module"] for row in document["modules"]]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise RecordError(f"sensitivity {path}: 'modules' has '{twice[0]}' twice; delete it and measure again")
     return {**document, "path": str(path)}
 
 
@@ -70,12 +75,13 @@ def scores_of(document: Mapping[str, Any]) -> dict[str, float]:
     """Return module → score; a score that overflowed (``null`` in the file) is above every other.
 
     Raises:
-        AllocationError: a score is negative or not a number.
+        AllocationError: a score is negative or not a number; the message names the file.
     """
     scores = {row["module"]: OVERFLOWED if row["score"] is None else row["score"] for row in document["modules"]}
     for module, score in scores.items():
-        if not isinstance(score, int | float) or not math.isfinite(score) or score < 0:
-            raise AllocationError(f"the sensitivity of '{module}' is {score!r}; expected a number from 0")
+        if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score) or score < 0:
+            where = document.get("path", "sensitivities")
+            raise AllocationError(f"{where}: the sensitivity of '{module}' is {score!r}; expected a number from 0")
     return scores
 
 

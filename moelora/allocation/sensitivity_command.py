@@ -52,12 +52,12 @@ class _Measurement:
     """One task of one plan, its model and its examples."""
 
     def __init__(self, plan_path: Path, name: str, options: argparse.Namespace):
-        from moelora.files import read_json
         from moelora.models import load_base_model
+        from moelora.plans.reading import read_plan
         from moelora.tasks import load_task
         from moelora.training.device import choose_device
 
-        self.plan, self.options = read_json(plan_path, "plan"), options
+        self.plan, self.options = read_plan(plan_path), options
         document = next((task for task in self.plan["tasks"] if task["name"] == name), None)
         if document is None:
             names = [task["name"] for task in self.plan["tasks"]]

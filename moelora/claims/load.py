@@ -8,8 +8,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from moelora.claims.claim import METRICS, Claim, Key, Recipe, kind_of
+from moelora.claims.shapes import SIZES
 from moelora.config import ConfigDir
-from moelora.errors import ConfigError
+from moelora.errors import ConfigError, nearest
+from moelora.methods import get_method
+from moelora.reading import show
 
 
 def load_documents(config: ConfigDir) -> dict[str, dict[str, Any]]:
@@ -29,6 +32,7 @@ def load_claims(documents: Mapping[str, Mapping[str, Any]]) -> list[Claim]:
     """
     found: list[Claim] = []
     for name, document in documents.items():
+        _check_names(name, document)
         mine = [c for table in document["tables"] for c in _of_table(name, document, table)]
         for note in document.get("notes") or []:
             if not any(c.matches(note["about"]) for c in mine):
@@ -42,6 +46,31 @@ def load_claims(documents: Mapping[str, Mapping[str, Any]]) -> list[Claim]:
             raise ConfigError(f"claims/{claim.file}.yaml: {claim.id} is there twice; make setup or method differ")
         seen.add(claim.id)
     return found
+
+
+def _check_names(name: str, document: Mapping[str, Any]) -> None:
+    """Refuse methods, their settings and shapes that there are none of here."""
+    for place, methods in (("methods", document["methods"]), *_tables_methods(document)):
+        for printed, known in methods.items():
+            try:
+                get_method(known["method"]).make_settings(known.get("settings") or {})
+            except ConfigError as error:
+                raise ConfigError(f"claims/{name}.yaml: '{place}.{printed}': {error}") from error
+    for printed, model in document["models"].items():
+        if (found := model.get("shapes")) is not None and found not in SIZES:
+            raise ConfigError(
+                f"claims/{name}.yaml: 'models.{printed}.shapes' is {show(found)}, of which none are known"
+                f"{nearest(found, set(SIZES))}"
+            )
+    for printed, facts in document["tasks"].items():
+        if facts.get("constant", 0) > facts.get("items", facts.get("constant", 0)):
+            raise ConfigError(
+                f"claims/{name}.yaml: 'tasks.{printed}.constant' is more than 'items'; correct one of them"
+            )
+
+
+def _tables_methods(document: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    return [(f"tables.{place}.methods", table.get("methods") or {}) for place, table in enumerate(document["tables"])]
 
 
 def _of_table(name: str, document: Mapping[str, Any], table: Mapping[str, Any]) -> list[Claim]:

@@ -59,7 +59,13 @@ def judge_words(
     for name, document in documents.items():
         for entry in document.get("words") or []:
             judge = _JUDGES[entry["check"]["kind"]]
-            verdict, finding = judge(entry["check"], claims, name, resources or {})
+            try:
+                verdict, finding = judge(entry["check"], claims, name, resources or {})
+            except (KeyError, TypeError, ZeroDivisionError) as error:  # figures that the check cannot be made of
+                raise ConfigError(
+                    f"claims/{name}.yaml: the check of 'words.{entry['id']}' cannot be made of these claims "
+                    f"({type(error).__name__}: {error}); correct what it names"
+                ) from error
             text = " ".join(entry["text"].split())
             found.append(WordVerdict(name, document["title"], entry["id"], text, verdict, finding))
     return found

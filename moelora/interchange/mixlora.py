@@ -1,6 +1,7 @@
 """Read and write MixLoRA adapters in the format of the packages mixlora and moe-peft."""
 
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from moelora.interchange.mixlora_tensors import (
     name_tensors,
     read_weights,
 )
+from moelora.training.strangers import check_place
 from moelora.tuners import MixLoraConfig, MixLoraFeedForward, MixtureLinear
 
 CONFIG_FILE = "adapter_config.json"
@@ -53,7 +55,10 @@ def load_mixlora(
     """
     if isinstance(base_model, PeftModel):
         raise AdapterError("the model already carries an adapter; pass the base model itself")
+    if not re.fullmatch("[A-Za-z0-9_-]+", adapter_name):
+        raise AdapterError(f"adapter_name is {adapter_name!r}; expected letters, digits, hyphens and underscores")
     folder = Path(folder)
+    check_place(folder, CONFIG_FILE)
     settings = understand(read_json(folder / CONFIG_FILE, "adapter config"))
     blocks, attention = find_parts(base_model, settings.targets)
     _check_base(base_model, settings, any_base)

@@ -5,9 +5,12 @@ No torch here. Source of the format: ``mixlora`` 0.2.3 and ``moe-peft`` 2.0.2, w
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from moelora.errors import AdapterError, nearest
+from moelora.reading import show
+from moelora.training.strangers import refuse_code
 
 PEFT_TYPE = "MIXLORA"
 # Their names for what ours call a router. Package mixlora knows the first only.
@@ -76,6 +79,9 @@ def understand(document: Any) -> ForeignSettings:
     missing = [key for key in REQUIRED if key not in document]
     if missing:
         raise AdapterError(f"adapter_config.json lacks {missing}; expected {list(REQUIRED)}")
+    _check_kinds(document, "adapter_config.json")
+    _check_kinds(document.get("expert_lora") or {}, "adapter_config.json, expert_lora")
+    refuse_code(document, Path("adapter_config.json"))
     # Experts inherit what their own part of the config does not say.
     expert = {**document, **(document.get("expert_lora") or {})}
     for one in (document, expert):
@@ -101,6 +107,38 @@ def understand(document: Any) -> ForeignSettings:
         balance_coefficient=document.get("router_aux_loss_coef", 0.001) if balance_is_on else 0.0,
         router_std=document.get("router_init_range", 0.02),
     )
+
+
+_NUMBER, _NAMES = (int, float), (str, type(None))
+KINDS = {
+    "routing_strategy": (str,),
+    "task_type": (str,),
+    "bias": (str,),
+    "act_fn": _NAMES,
+    "base_model_name_or_path": _NAMES,
+    "top_p": _NUMBER,
+    "router_aux_loss_coef": _NUMBER,
+    "router_init_range": _NUMBER,
+    "temperature": (*_NUMBER, type(None)),
+    "jitter_noise": (*_NUMBER, type(None)),
+    "use_rslora": (bool, type(None)),
+    "use_dora": (bool, type(None)),
+    "router_loss": (bool, type(None)),
+    "expert_lora": (dict, type(None)),
+}
+"""Kinds of the values that are looked at in other ways than by their size."""
+
+
+def _check_kinds(document: Any, where: str) -> None:
+    """Refuse a config whose values are of kinds that nothing below expects."""
+    if not isinstance(document, dict):
+        raise AdapterError(f"{where} holds a {type(document).__name__}; expected an object")
+    for key, kinds in KINDS.items():
+        value = document.get(key)
+        flag = isinstance(value, bool) and bool not in kinds  # to Python true is a number
+        if key in document and (flag or not isinstance(value, kinds)):
+            words = [kind.__name__ for kind in kinds]
+            raise AdapterError(f"{where}: {key} is {show(value)}; expected {' or '.join(words)}")
 
 
 def _check_numbers(document: dict) -> None:
@@ -161,7 +199,7 @@ def _refuse(document: dict) -> None:
 def _targets(found: Any) -> tuple[str, ...]:
     if isinstance(found, dict):
         found = [name for name, wanted in found.items() if wanted]
-    if not isinstance(found, list):
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
         raise AdapterError(f"target_modules is {found!r}; expected a list of names or an object of names to booleans")
     absent = sorted(set(FEED_FORWARD) - set(found))
     if absent:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from moelora.errors import AdapterError
 from moelora.interchange.mixlora_config import FEED_FORWARD, ForeignSettings
+from moelora.training.strangers import check_place, read_header, refuse_odd_numbers
 from moelora.tuners.targets import base_modules
 
 BINARY_FILE = "adapter_model.bin"
@@ -99,23 +100,33 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """Return the tensors of an adapter folder; safetensors are preferred.
 
     Raises:
-        AdapterError: There is no weight file, or it is truncated or holds something else.
+        AdapterError: There is no weight file, it lies elsewhere, is truncated, or holds no finite numbers.
     """
+    for name in (SAFE_FILE, BINARY_FILE):
+        check_place(folder, name)
     path = next((folder / name for name in (SAFE_FILE, BINARY_FILE) if (folder / name).exists()), None)
     if path is None:
         raise AdapterError(f"{folder} holds neither {SAFE_FILE} nor {BINARY_FILE}; expected one of the two")
     try:
         if path.name == SAFE_FILE:
+            read_header(path)
             weights = load_file(path)
         else:
             weights = torch.load(path, map_location="cpu", weights_only=True)
+    except AdapterError:
+        raise
     except Exception as error:  # the two readers raise a dozen types, none of them documented
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise AdapterError(
             f"{path} cannot be read ({reason}); it is truncated or holds more than tensors. Copy it again"
         ) from error
-    if not isinstance(weights, dict) or not all(isinstance(one, Tensor) for one in weights.values()):
+    plain = isinstance(weights, dict) and all(
+        isinstance(name, str) and isinstance(one, Tensor) and one.layout == torch.strided and one.device.type != "meta"
+        for name, one in weights.items()
+    )
+    if not plain:
         raise AdapterError(f"{path} does not hold a dictionary of tensors; expected names to tensors")
+    refuse_odd_numbers(weights, path)
     return weights
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from moelora.errors import ConfigError, nearest
+from moelora.methods._types import trouble_of
 
 
 def setting(default: Any, origin: str, *, later: bool = False) -> Any:
@@ -184,11 +185,13 @@ class Method:
         """Return the settings with defaults filled in.
 
         Raises:
-            ConfigError: a key is unknown, or a value is refused by the method.
+            ConfigError: a key is unknown, a value is of another kind than the setting, or the method refuses it.
         """
         for key in values:
             if key not in self.setting_names:
                 raise ConfigError(f"method '{self.name}' has no setting '{key}'{nearest(key, self.setting_names)}")
+        if trouble := trouble_of(self.settings, values):
+            raise ConfigError(f"settings of method '{self.name}': {trouble}")
         try:
             return self.settings(**values)
         except (TypeError, ValueError) as error:

@@ -13,6 +13,7 @@ from moelora.plans import layout
 from moelora.plans.expansion import SCHEMA, Expansion, Job, Run
 from moelora.plans.forgetting import check_forgetting, plan_forgetting
 from moelora.plans.mixtures import check_sampling, plan_sampling
+from moelora.plans.names import check_names
 from moelora.plans.parts import check_loss, check_quantised, check_shares, has_variant, wanted_cells, without_defaults
 from moelora.plans.placements import allocation_file
 from moelora.plans.searched import fill_search, search_document, searched_runs
@@ -107,6 +108,7 @@ def expand(
     kept = wanted_tasks(suite)
     wanted = tuple(run for run in planned if kept is None or run.task in kept)
     jobs = tuple(_jobs(wanted, suite["jobs"]["carry"]))
+    check_names(jobs, source)
     shown = {name: put_under(document, LM_EVAL, source) for name, document in tasks.items()}
     return Expansion(suite, models, shown, tuple(variants), planned, wanted, jobs, search)
 

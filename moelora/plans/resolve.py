@@ -5,8 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from moelora.allocation.documents import read_allocation
 from moelora.errors import RecordError
-from moelora.files import read_json
+from moelora.files import read_object
+
+WINNER = {"settings": dict, "training": dict, "study": str, "trial": int, "trials": int, "params": dict}
 
 
 def resolve(plan: Mapping[str, Any], root: "Path | str") -> dict:
@@ -33,12 +36,12 @@ def resolve(plan: Mapping[str, Any], root: "Path | str") -> dict:
         resolved["allocation"] = read_allocation(root / pending["allocation"])
     if "learning_rate" in pending:
         path = root / pending["learning_rate"]
-        chosen = read_json(path, "tuning").get("chosen")
-        if not isinstance(chosen, int | float):
-            raise RecordError(f"tuning {path} chose no learning rate ({chosen!r}); look at its trials")
+        chosen = read_object(path, "tuning", {}).get("chosen")
+        if isinstance(chosen, bool) or not isinstance(chosen, int | float) or chosen <= 0:
+            raise RecordError(f"tuning {path}: 'chosen' is no learning rate ({chosen!r}); look at its trials")
         resolved["training"]["learning_rate"] = float(chosen)
     if "search" in pending:
-        winner = read_json(root / pending["search"], "winner of the search")
+        winner = read_object(root / pending["search"], "winner of the search", WINNER)
         for part in ("settings", "training"):
             resolved[part] |= winner[part]
         resolved["search"] = {key: winner[key] for key in ("study", "trial", "trials", "params")}
@@ -60,21 +63,10 @@ def read_parent_run(parent: Mapping[str, Any], root: Path) -> dict[str, Any]:
     """
     trained, record = (root / parent["run"] / name for name in ("train.json", "record.json"))
     # a run that failed before it was trained has left a record only
-    trained = read_json(record if record.is_file() and not trained.is_file() else trained, "training")
+    path = record if record.is_file() and not trained.is_file() else trained
+    trained = read_object(path, "training", {"status": str})
     return {
         **{key: parent[key] for key in ("suite", "model", "task", "variant", "method", "seed", "continue")},
         "status": trained.get("status"),
         "adapter_sha256": trained.get("adapter_sha256"),
     }
-
-
-def read_allocation(path: "Path | str") -> dict[str, int]:
-    """Return experts per module from an allocation file.
-
-    Raises:
-        RecordError: the file is missing or truncated, or holds no counts.
-    """
-    experts = read_json(path, "allocation").get("experts")
-    if not isinstance(experts, dict) or not all(isinstance(count, int) for count in experts.values()):
-        raise RecordError(f"allocation {path} holds no 'experts' (module name to count); delete it and allocate again")
-    return experts

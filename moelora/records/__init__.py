@@ -1,26 +1,18 @@
 """Records: the small JSON that a run leaves, and from which alone all tables and figures are made."""
 
-import json
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from moelora.errors import RecordError
 from moelora.files import read_json
 from moelora.sums import refuse_changed
+from moelora.validation import find_trouble, load_validator
 
 SCHEMA = 1
+SCHEMA_FILE = Path(__file__).with_name("record.schema.json")
 STATUSES = ("finished", "failed", "diverged", "out_of_memory", "skipped")
 
 __all__ = ["SCHEMA", "STATUSES", "attached_sums", "check_attached", "read_record", "validate_record"]
-
-
-@lru_cache(maxsize=1)
-def _validator() -> Any:
-    import jsonschema
-
-    schema = json.loads(Path(__file__).with_name("record.schema.json").read_text(encoding="utf-8"))
-    return jsonschema.Draft202012Validator(schema)
 
 
 def validate_record(record: Any, where: "Path | str" = "record") -> None:
@@ -29,13 +21,21 @@ def validate_record(record: Any, where: "Path | str" = "record") -> None:
     Raises:
         RecordError: names the file, the key and what is wrong with it.
     """
-    errors = sorted(_validator().iter_errors(record), key=lambda error: list(map(str, error.absolute_path)))
-    if errors:
-        key = ".".join(map(str, errors[0].absolute_path)) or "top level"
+    trouble = find_trouble(record, load_validator(SCHEMA_FILE)) or _contradiction(record)
+    if trouble:
         raise RecordError(
-            f"{where} is no record of schema {SCHEMA}: at {key}: {errors[0].message[:300]}; "
-            "delete it and run the job that writes it again"
+            f"{where} is no record of schema {SCHEMA}: {trouble}; delete it and run the job that writes it again"
         )
+
+
+def _contradiction(record: dict[str, Any]) -> str:
+    """Return in what a record contradicts itself; empty where it does not."""
+    for task, score in record["scores"].items():
+        if score["main_metric"] not in score["metrics"]:
+            return f"'scores.{task}.main_metric' is '{score['main_metric']}', which 'metrics' does not have"
+        if score["interval"][0] > score["interval"][1]:
+            return f"'scores.{task}.interval' must rise, found {score['interval']}"
+    return ""
 
 
 def read_record(path: "Path | str") -> dict[str, Any]:

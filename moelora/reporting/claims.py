@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +15,7 @@ from moelora.claims import KINDS, CountCheck, Gain, Judgement, Key, Measured, Re
 from moelora.claims.claim import Claim
 from moelora.claims.verdicts import NOT_RUN, VERDICTS
 from moelora.reporting import words
+from moelora.reporting.escape import CsvWriter
 from moelora.reporting.runs import Run, Suite
 from moelora.reporting.table import Entry, Row, Table, number, plain
 from moelora.tasks.protocols import POSED
@@ -171,8 +170,7 @@ def claims_csv(judgements: Sequence[Judgement], remarks: Sequence[Remark]) -> st
     said: dict[str, list[str]] = {}
     for remark in remarks:
         said.setdefault(remark.claim, []).append(f"{remark.kind}: {remark.text}")
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = CsvWriter()
     writer.writerow(
         "id document table setup kind model method task metric published source seeds items task_here version split "
         "metric_here protocol model_here start checkpoint ours low high n_seeds tuned tuned_low tuned_high difference "
@@ -185,8 +183,8 @@ def claims_csv(judgements: Sequence[Judgement], remarks: Sequence[Remark]) -> st
         line += [*_scaled(j.ours, c), j.ours.n_seeds if j.ours else None, *_scaled(j.tuned, c)]
         line += [None if j.difference is None else f"{j.difference:.6f}", j.verdict, j.reason, j.command]
         line += [" ".join(j.ours.records) if j.ours else None, " ".join(said.get(c.id, [])), " ".join(c.notes)]
-        writer.writerow(["" if x is None else x for x in line])
-    return text.getvalue()
+        writer.writerow(line)
+    return writer.getvalue()
 
 
 def findings(

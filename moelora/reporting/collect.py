@@ -27,8 +27,11 @@ import pyarrow.parquet as pq
 from moelora import stats
 from moelora.errors import RecordError
 from moelora.files import atomic_write_bytes, canonical_json, read_json, sha256_file
-from moelora.records import read_record
+from moelora.records import SCHEMA_FILE, read_record
 from moelora.reporting.agreement import agreements
+from moelora.validation import find_trouble, load_validator
+
+MANIFEST = SCHEMA_FILE.with_name("manifest.schema.json")
 
 _NUMBERS = pa.list_(pa.float32())
 
@@ -146,9 +149,11 @@ def _record_files(path: Path) -> Iterator[Path]:
     document = read_json(path, "manifest")
     if not isinstance(document, dict):
         raise RecordError(f"{path} holds a {type(document).__name__}, expected a job manifest or a record")
-    if "runs" not in document:
+    if not {"runs", "job"} & document.keys():
         yield path
         return
+    if trouble := find_trouble(document, load_validator(MANIFEST)):
+        raise RecordError(f"manifest {path}: {trouble}; delete it and run the job again")
     root = path.parent.parent  # <suite>/jobs/<job>.json
     for entry in document["runs"]:
         file = root / entry["folder"] / "record.json"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from moelora.reporting.escape import CsvWriter
 from moelora.reporting.runs import Run, Suite
 
 _RUN = ("model", "task", "variant", "regime", "seed")
@@ -45,8 +44,7 @@ def _label(run: Run) -> list[Any]:
 
 
 def _csv(names: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = CsvWriter()
     writer.writerow(names)
-    writer.writerows(["" if value is None else value for value in row] for row in rows)
-    return text.getvalue()
+    writer.writerows(rows)
+    return writer.getvalue()

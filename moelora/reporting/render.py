@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 
 from moelora.reporting.cells import Panel
+from moelora.reporting.escape import CsvWriter, markdown_text
 from moelora.reporting.table import Entry, Row, Table
 
 SYNTHETIC = "Synthetic tasks, made by a generator to show mechanism; they do not rank methods."
@@ -24,8 +23,7 @@ def latex(tables: Iterable[Table]) -> str:
 
 def csv_of(tables: Iterable[Table]) -> str:
     """Return plain tables as CSV; what stands beneath a number gets a column of its own."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = CsvWriter()
     header: list[str] = []
     for table in tables:
         detailed = [any(r.entries[i].detail for r in table.rows) for i in range(len(table.columns))]
@@ -40,16 +38,17 @@ def csv_of(tables: Iterable[Table]) -> str:
             for entry, more in zip(row.entries, detailed, strict=True):
                 line += [entry.text, entry.detail] if more else [entry.text]
             writer.writerow(line)
-    return text.getvalue()
+    return writer.getvalue()
 
 
 def headline_csv(found: Iterable[Panel]) -> str:
     """Return the headline tables in long form with full digits: one row a model × variant × task × regime."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    text.write(
-        "model,trained_on,regime,task,metric,synthetic,variant,method,trainable,active,mean,low,high,seeds,"
-        "n_items,chance,chance_low,chance_high,within_chance,best,borrowed,lost,reason\n"
+    writer = CsvWriter()
+    writer.writerow(
+        (
+            "model,trained_on,regime,task,metric,synthetic,variant,method,trainable,active,mean,low,high,seeds,"
+            "n_items,chance,chance_low,chance_high,within_chance,best,borrowed,lost,reason"
+        ).split(",")
     )
     for panel in found:
         for variant in panel.variants:
@@ -70,11 +69,11 @@ def headline_csv(found: Iterable[Panel]) -> str:
                         *(len(cell.lost), "; ".join(reasons)),
                     ]
                 )
-    return text.getvalue()
+    return writer.getvalue()
 
 
 def _markdown(table: Table) -> str:
-    lines = [f"### {table.title}", ""]
+    lines = [f"### {markdown_text(table.title)}", ""]
     if table.synthetic:
         lines += [f"*{SYNTHETIC}*", ""]
     if not table.rows:
@@ -83,7 +82,7 @@ def _markdown(table: Table) -> str:
     several = len([g for g, _ in table.groups if g]) > 1
     header = []
     for (label, below), group in zip(table.columns, groups, strict=True):
-        header.append(_cell_text("<br>".join(x for x in (group if several else "", label, below) if x)))
+        header.append("<br>".join(markdown_text(x) for x in (group if several else "", label, below) if x))
     numeric = [any("number" in r.entries[i].marks for r in table.rows) for i in range(len(table.columns))]
     lines.append("| " + " | ".join(header) + " |")
     lines.append("|" + "|".join("---:" if n else "---" for n in numeric) + "|")
@@ -91,11 +90,11 @@ def _markdown(table: Table) -> str:
         cells = [_markdown_entry(e) for e in row.entries]
         cells[0] = f"↳ {cells[0]}" if row.kind == "matched" else cells[0]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *([table.note, ""] if table.note else [])])
+    return "\n".join([*lines, "", *([markdown_text(table.note), ""] if table.note else [])])
 
 
 def _markdown_entry(entry: Entry) -> str:
-    text = _cell_text(entry.text)
+    text = markdown_text(entry.text)
     if entry.marks & {"best", "clear"}:
         text = f"**{text}**"
     if "single" in entry.marks:
@@ -104,11 +103,7 @@ def _markdown_entry(entry: Entry) -> str:
         text += "°"
     if "lost" in entry.marks:
         text = f"*{text}*"
-    return f"{text} {_cell_text(entry.detail)}".rstrip()
-
-
-def _cell_text(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return f"{text} {markdown_text(entry.detail)}".rstrip()
 
 
 def _latex(table: Table) -> str:
@@ -172,5 +167,6 @@ _TEX = {
 
 
 def _tex(text: str) -> str:
-    # Two hyphens are a dash in TeX, and an option in a command line.
+    # A blank line would end the cell's paragraph. Two hyphens are a dash in TeX, and an option in a command line.
+    text = " ".join(text.split("\n"))
     return "-{}-".join("".join(_TEX.get(character, character) for character in part) for part in text.split("--"))

@@ -11,6 +11,7 @@ from moelora.methods import get_method
 from moelora.search.count import count_trials
 from moelora.search.space import ROOTS, Parameter, Space, merge, read_space
 from moelora.search.storage import check_storage
+from moelora.validation import make_validator
 
 
 def check_search(search: Mapping[str, Any], variant: Any, schema: Mapping[str, Any], source: str) -> None:
@@ -88,8 +89,6 @@ def _check_values(parameters: Iterable[Parameter], variant: Any, schema: Mapping
     Raises:
         ConfigError: as said.
     """
-    from jsonschema import Draft202012Validator
-
     method = get_method(variant.method)
     for parameter in parameters:
         for value in parameter.values:
@@ -106,7 +105,7 @@ def _check_values(parameters: Iterable[Parameter], variant: Any, schema: Mapping
                 ("allocation", schema["properties"]["allocation"]),
             ):
                 inner = copy.deepcopy({**_resolve(rule, schema), "$defs": schema["$defs"]})
-                for problem in Draft202012Validator(inner).iter_errors(changed.get(root, {})):
+                for problem in make_validator(inner).iter_errors(changed.get(root, {})):
                     raise ConfigError(f"{at}: {value!r} is refused: {problem.message}")
 
 

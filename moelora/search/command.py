@@ -26,11 +26,12 @@ def create(options: argparse.Namespace) -> int:
         ConfigError: the storage cannot be used.
         RecordError: a file that the study is made from is missing or damaged.
     """
+    from moelora.plans.reading import read_plan
     from moelora.training.identity import source_digest
 
     start_logging()
     folder = options.out.parent.resolve()
-    plan = read_json(options.plan, "plan")
+    plan = read_plan(options.plan)
     document = study_document(
         read_json(options.search, "search"),
         plan,

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from moelora.secrets import hide_secrets
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -23,3 +25,6 @@ class Outcome:
     reason: str = ""
     called_off: bool = False
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        object.__setattr__(self, "reason", hide_secrets(self.reason))

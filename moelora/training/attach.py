@@ -14,6 +14,7 @@ from moelora.seeds import derive_seed
 from moelora.tasks import Task
 from moelora.training.matching import Matched, match_rank
 from moelora.training.state import seed_everything, trainable_tensors
+from moelora.training.strangers import read_header, refuse_odd_numbers
 
 HEAD_FILE = "head.safetensors"
 
@@ -162,43 +163,50 @@ def save_adapter(attached: Attached, folder: Path) -> None:
 
 
 def load_adapter(attached: Attached, folder: Path) -> None:
-    """Load trained tensors into a freshly attached model.
+    """Load trained tensors into a freshly attached model, which stays as it is unless all of them fit.
 
     Raises:
         AdapterError: the file is missing, truncated, or its tensors are not those of this model and method.
     """
     path = adapter_file(folder)
     tensors = read_tensors(path)
+    head = frozen_head(attached)
+    head_tensors = read_tensors(folder / HEAD_FILE) if head else {}
+    check_tensors(head_tensors, head, folder / HEAD_FILE, attached)
     if attached.method.abilities.adapter:
         from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
         expected = dict(get_peft_model_state_dict(attached.model, save_embedding_layers=False))
-        check_shapes(tensors, expected, path, attached)
+        check_tensors(tensors, expected, path, attached)
         set_peft_model_state_dict(attached.model, tensors)
     else:
-        copy_tensors(tensors, trainable_tensors(attached.model), path, attached)
-    if head := frozen_head(attached):
-        copy_tensors(read_tensors(folder / HEAD_FILE), head, folder / HEAD_FILE, attached)
+        own = trainable_tensors(attached.model)
+        check_tensors(tensors, own, path, attached)
+        copy_tensors(tensors, own)
+    copy_tensors(head_tensors, head)
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors in a file.
 
     Raises:
-        AdapterError: the file is missing or truncated.
+        AdapterError: the file is missing or truncated, or its header says what cannot be.
     """
     from safetensors.torch import load_file
 
     try:
+        read_header(path)
         return load_file(path)
+    except AdapterError:
+        raise
     except Exception as error:  # safetensors raises its own types for truncated headers and data
         raise AdapterError(
             f"adapter {path} cannot be read ({error}); delete its run's train.json and train again"
         ) from error
 
 
-def check_shapes(tensors: dict, expected: dict, path: Path, attached: Attached) -> None:
-    """Refuse tensors whose names or shapes are not those of the attached model.
+def check_tensors(tensors: dict, expected: dict, path: Path, attached: Attached) -> None:
+    """Refuse tensors whose names or shapes are not those of the attached model, or which hold what is no number.
 
     Raises:
         AdapterError: as said.
@@ -206,16 +214,34 @@ def check_shapes(tensors: dict, expected: dict, path: Path, attached: Attached) 
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     own = {name: tuple(tensor.shape) for name, tensor in expected.items()}
     if found != own:
-        wrong = sorted(set(found.items()) ^ set(own.items()))[:4]
         raise AdapterError(
-            f"adapter {path} does not fit method '{attached.method.name}' on this model; first differences: {wrong}. "
+            f"adapter {path} does not fit method '{attached.method.name}' on this model: {_differences(found, own)}. "
             "It belongs to another base model, method or setting"
         )
+    refuse_odd_numbers(tensors, path)
 
 
-def copy_tensors(tensors: dict, own: "dict[str, torch.nn.Parameter]", path: Path, attached: Attached) -> None:
+def _differences(found: dict[str, tuple], own: dict[str, tuple]) -> str:
+    """Return in words which tensors are missing, too many or of another shape."""
+    wrong = [
+        f"{name} is {found[name]}, expected {own[name]}"
+        for name in sorted(own.keys() & found)
+        if found[name] != own[name]
+    ]
+    kinds = (
+        ("missing", sorted(own.keys() - found.keys())),
+        ("not expected", sorted(found.keys() - own.keys())),
+        ("of another shape", wrong),
+    )
+    return "; ".join(
+        f"{len(names)} {word}: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
+        for word, names in kinds
+        if names
+    )
+
+
+def copy_tensors(tensors: dict, own: "dict[str, torch.nn.Parameter]") -> None:
     """Copy tensors into parameters of the same names."""
-    check_shapes(tensors, own, path, attached)
     with torch.no_grad():
         for name, parameter in own.items():
             parameter.copy_(tensors[name])

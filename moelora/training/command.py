@@ -4,11 +4,13 @@ import argparse
 import contextlib
 import logging
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
+from moelora.errors import AdapterError
 from moelora.files import sha256_file, write_sealed_json
-from moelora.locks import run_lock
+from moelora.locks import LOCK_FILE, run_lock
 from moelora.plans import plan_hash
 from moelora.progress import logger, run_log, start_logging
 
@@ -39,6 +41,12 @@ def run(options: argparse.Namespace) -> int:
         MoeloraError: data, model, settings or disk stand in the way; the runs finished so far stay finished.
     """
     return carry_out_all(options, evaluate=options.evaluate)
+
+
+def forget_refused(run: Any) -> None:
+    """Remove the folder that was made for a run from an adapter which was refused, unless there is more in it."""
+    if run.made and {path.name for path in run.folder.iterdir()} <= {"resolved.json", "log.txt", LOCK_FILE}:
+        shutil.rmtree(run.folder)
 
 
 def carry_out_all(options: argparse.Namespace, *, evaluate: bool) -> int:
@@ -96,14 +104,18 @@ def _carry_out_each(options: argparse.Namespace, evaluate: bool) -> list:
         if getattr(options, "diagnostics", False):
             opened.plan["diagnostics"] = {"routing": True}
         runs.append(opened)
-        with run_lock(opened.folder, opened.label), run_log(opened.folder / "log.txt"):
-            try:
-                record = carry_out(opened, evaluate=evaluate)
-            except Preempted as stop:
-                stop.say(opened.label)  # also in the run's own log
-                raise
-            if record is not None:
-                logger.info("%s: %s", opened.label, summary(record))
+        try:
+            with run_lock(opened.folder, opened.label), run_log(opened.folder / "log.txt"):
+                try:
+                    record = carry_out(opened, evaluate=evaluate)
+                except Preempted as stop:
+                    stop.say(opened.label)  # also in the run's own log
+                    raise
+                if record is not None:
+                    logger.info("%s: %s", opened.label, summary(record))
+        except AdapterError:
+            forget_refused(opened)
+            raise
     return runs
 
 

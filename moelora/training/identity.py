@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from moelora.errors import AdapterError, RecordError
-from moelora.files import read_json, sha256_file
+from moelora.files import read_object, sha256_file
 from moelora.plans import plan_hash, resolve
+from moelora.plans.reading import read_plan
 from moelora.progress import logger
 from moelora.records import check_attached, read_record
 from moelora.sums import SUMS_FILE
@@ -32,6 +33,7 @@ class Run:
     data_dir: "Path | None"
     base_dir: "Path | None"
     adapter_dir: "Path | None" = None
+    made: bool = False
 
     @property
     def label(self) -> str:
@@ -58,7 +60,7 @@ class Run:
                 document = read_record(path)
                 check_attached(self.folder, document)
             else:
-                document = read_json(path)
+                document = read_object(path, "training", {})
         except RecordError as error:
             logger.warning("%s: not used, and made again: %s", self.label, error)
             return None
@@ -127,7 +129,7 @@ def open_run(
     """
     from moelora.training.parent import adapter_folder, read_parent
 
-    plan = read_json(plan_path, "plan")
+    plan = read_plan(plan_path)
     pending = plan.get("pending", {})
     root, folder = suite_root(plan_path), plan_path.parent
     resolved = resolve(plan, root)
@@ -139,5 +141,6 @@ def open_run(
         resolved["parent"] = read_parent(adapter, resolved, further)
         word = "continued" if further else "from"
         folder = folder.with_name(f"{folder.name}-{word}-{resolved['parent']['adapter_sha256'][:12]}")
+    made = not folder.exists()
     sources = source_digest(resolved, data_dir, base_dir)
-    return Run(folder, resolved, pending, fingerprint, sources, data_dir, base_dir, adapter_dir)
+    return Run(folder, resolved, pending, fingerprint, sources, data_dir, base_dir, adapter_dir, made)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from moelora.errors import AdapterError
-from moelora.files import read_json, sha256_file, write_sealed_json
+from moelora.files import read_object, sha256_file, write_sealed_json
 from moelora.sums import folder_sums, refuse_changed
 from moelora.training.identity import base_digest
+from moelora.training.strangers import inspect, refuse_other_base, refuse_other_meaning
 
 IDENTITY_FILE = "identity.json"
 LABELS = ("suite", "model", "task", "variant", "method", "seed")
@@ -57,10 +58,13 @@ def read_parent(folder: Path, plan: dict[str, Any], further: bool) -> dict[str, 
         AdapterError: there is no adapter, or it belongs to another base model or method; names both.
     """
     folder = adapter_folder(folder)
+    config = inspect(folder)
     identity = read_identity(folder)
     if identity:
         ours = {"source": _origin(plan["model"]), **{key: plan[key] for key in ("method", "method_version")}}
         refuse_difference(folder, {**identity, "source": _origin(identity)}, ours)
+    else:
+        refuse_other_base(config, plan["model"], folder)
     return {
         "adapter_sha256": sha256_file(adapter_path(folder)),
         "status": "finished",
@@ -96,7 +100,8 @@ def read_identity(folder: Path) -> dict[str, Any]:
     """
     if not (folder / IDENTITY_FILE).is_file():
         return {}
-    identity = read_json(folder / IDENTITY_FILE, "identity")
+    kinds = {"source": dict, "method": str, "settings": dict}
+    identity = read_object(folder / IDENTITY_FILE, "identity", kinds)
     refuse_changed(folder, identity.get("files", {}), "fetch the adapter anew, or train its run again")
     return identity
 
@@ -110,6 +115,7 @@ def load_parent(attached: Any, run: Any) -> None:
     from moelora.training.attach import load_adapter
 
     folder, expected = run.adapter_dir, run.plan["parent"]["adapter_sha256"]
+    config = inspect(folder)
     path = adapter_path(folder)
     if (found := sha256_file(path)) != expected:
         raise AdapterError(
@@ -126,6 +132,8 @@ def load_parent(attached: Any, run: Any) -> None:
         if base and theirs["base"]:  # a local folder has no commit to compare
             ours["base"] = base
         refuse_difference(folder, theirs, ours)
+    elif attached.method.abilities.adapter:
+        refuse_other_meaning(config, attached.model.active_peft_config.to_dict(), folder)
     load_adapter(attached, folder)
 
 

@@ -7,6 +7,7 @@ from moelora.files import read_json, sha256_file, write_sealed_json
 from moelora.progress import logger
 from moelora.records import SCHEMA, validate_record
 from moelora.records.environment import environment, now
+from moelora.secrets import hide_secrets
 from moelora.training.device import choose_device
 from moelora.training.identity import Run
 
@@ -91,7 +92,7 @@ def skipped_record(run: Run, reason: str) -> dict[str, Any]:
 def _untrained_record(run: Run, status: str, reason: str) -> dict[str, Any]:
     trained = {
         "status": status,
-        "reason": reason[:500],
+        "reason": hide_secrets(reason)[:500],
         "attached": [], "parameters": None, "training": None, "peak_memory_bytes": 0, "adapter_bytes": 0,
         "declarations": [], "match": None, "base_identity": "", "started": now(),
     }  # fmt: skip

@@ -161,6 +161,7 @@ def run(options: argparse.Namespace) -> int:
         ConfigError: every trial diverged, so no rate can be chosen.
     """
     from moelora.plans import resolve
+    from moelora.plans.reading import read_plan
     from moelora.training.identity import suite_root
     from moelora.training.processes import refuse_several
     from moelora.training.sources import load_tasks
@@ -168,7 +169,7 @@ def run(options: argparse.Namespace) -> int:
     start_logging()
     refuse_several("tune")
     tune = options.tune
-    document = read_json(options.plan, "plan")
+    document = read_plan(options.plan)
     document["pending"].pop("learning_rate", None)
     plan = resolve(document, suite_root(options.plan))
     tasks = [

@@ -1,7 +1,6 @@
 """What several verbs share: making a verb, kinds of argument, the sources of a run."""
 
 import argparse
-import json
 from pathlib import Path
 
 
@@ -14,10 +13,15 @@ def add_verb(verbs, name: str, handler: str, help_text: str) -> argparse.Argumen
 
 def json_text_or_file(text: str) -> dict:
     """Return the mapping that an argument holds, as JSON text or as the path of a JSON file."""
+    from moelora.reading import parse_json, show
+
     try:
-        return json.loads(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise argparse.ArgumentTypeError(f"expected JSON text or a JSON file, found {text!r} ({error})") from error
+        document = parse_json(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"expected JSON text or a JSON file, found {show(text)} ({error})") from error
+    if not isinstance(document, dict):
+        raise argparse.ArgumentTypeError(f"expected an object in JSON, found {show(document)}")
+    return document
 
 
 def numbers(text: str) -> list[int]:

@@ -10,7 +10,7 @@ rule data:
     params:
         fingerprint=get_command_fingerprint("moelora.tasks.builtin.data"),
     shell:
-        "python -m moelora data --suite-task-source tiny --out {output} > {log} 2>&1"
+        "python -m moelora data --suite-task-source tiny --out {output:q} > {log:q} 2>&1"
 
 
 rule base:
@@ -28,4 +28,4 @@ rule base:
     params:
         fingerprint=get_command_fingerprint("moelora.tasks.builtin.models"),
     shell:
-        "python -m moelora base --model {input.model} --data {input.data} --out {output} > {log} 2>&1"
+        "python -m moelora base --model {input.model:q} --data {input.data:q} --out {output:q} > {log:q} 2>&1"

@@ -7,7 +7,6 @@ import shutil
 import time
 from functools import lru_cache
 
-import yaml
 from snakemake.exceptions import WorkflowError
 
 from moelora import turns
@@ -16,26 +15,25 @@ from moelora.errors import MoeloraError
 from moelora.fingerprint import fingerprint, method_fingerprint, variant_fingerprint
 from moelora.methods._proven import read_proven, trouble
 from moelora.plans import expand, layout
+from moelora.reading import read_words
 from moelora.search.space import read_space
 from moelora.search.storage import refuse_parallel
 from moelora.search.count import count_trials
 
 
-def read_words(value):
-    """Return a value of ``--config`` as YAML means it: Snakemake leaves what stands inside lists and mappings as text."""
-    if isinstance(value, dict):
-        return {key: read_words(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [read_words(inner) for inner in value]
-    return yaml.safe_load(value) if isinstance(value, str) else value
-
-
 def load_expansion():
     """Return the expanded suite; what cannot be meant ends Snakemake with one message instead of a traceback."""
     files = [str(path) for path in workflow.configfiles]
-    given = {key: read_words(config[key]) for key in workflow.config_settings.config}
-    suite = {key: value for key, value in {**config, **given}.items() if key != "suite"}
     try:
+        given = {
+            key: read_words(config[key], "--config")
+            for key in workflow.config_settings.config
+        }
+        suite = {
+            key: value
+            for key, value in {**config, **given}.items()
+            if key != "suite"
+        }
         for path in files:
             # Snakemake's own loader would keep the last of two equal keys, silently.
             load_yaml(path)
@@ -124,7 +122,7 @@ def get_model_sources(wildcards):
 def get_source_options(model):
     """Return ``--data`` and ``--base`` of a command about one model."""
     return " ".join(
-        f"--{kind} {path}" for kind, path in get_source_paths(model).items()
+        f"--{kind} {shlex.quote(path)}" for kind, path in get_source_paths(model).items()
     )
 
 
@@ -136,7 +134,7 @@ def get_model_source_options(wildcards):
 def get_job_source_options(wildcards):
     """Return ``--data`` and ``--base`` of a job."""
     return " ".join(
-        f"--{kind} {path}"
+        f"--{kind} {shlex.quote(path)}"
         for kind, path in get_source_paths(get_job(wildcards).model).items()
     )
 

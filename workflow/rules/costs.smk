@@ -26,6 +26,6 @@ if SUITE["costs"]:
             sources=get_model_source_options,
             fingerprint=get_costs_fingerprint,
         shell:
-            "OMP_NUM_THREADS={params.threads} python -m moelora costs --plans {input.plans} --rounds {params.rounds} "
+            "OMP_NUM_THREADS={params.threads} python -m moelora costs --plans {input.plans:q} --rounds {params.rounds} "
             "--warmup {params.warmup} --batch-size {params.batch_size} --sequence-length {params.sequence_length} "
-            "--out {output} {params.sources} > {log} 2>&1"
+            "--out {output:q} {params.sources} > {log:q} 2>&1"

@@ -19,5 +19,5 @@ if is_scored_apart():
             sources=get_job_source_options,
             fingerprint=get_job_fingerprint,
         shell:
-            "python -m moelora evaluate --plans {input.plans} --manifest {output} --fingerprint {params.fingerprint} "
-            "{params.sources} > {log} 2>&1"
+            "python -m moelora evaluate --plans {input.plans:q} --manifest {output:q} --fingerprint {params.fingerprint:q} "
+            "{params.sources} > {log:q} 2>&1"

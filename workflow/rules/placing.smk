@@ -44,7 +44,7 @@ def get_stability_options(model):
         for key in votes
         if key in SUITE["sensitivity"]["stability"]
     }
-    return f"--score {score} --votes {shlex.quote(json.dumps(votes))} {get_checkpointing()}"
+    return f"--score {shlex.quote(score)} --votes {shlex.quote(json.dumps(votes))} {get_checkpointing()}"
 
 
 def get_checkpointing():
@@ -69,7 +69,7 @@ def get_allocation_options(wildcards):
     settings, method_settings = (
         shlex.quote(json.dumps(one, sort_keys=True)) for one in documents
     )
-    return f"--settings {settings} --method {variant.method} --method-settings {method_settings}"
+    return f"--settings {settings} --method {shlex.quote(variant.method)} --method-settings {method_settings}"
 
 
 def get_variant_pattern(method):

@@ -14,5 +14,5 @@ if SUITE["preflight"] is not None:
             config_dir=os.path.relpath(CONFIG_DIR.path),
             fingerprint=get_command_fingerprint("moelora.preflight.command"),
         shell:
-            "python -m moelora preflight {input} --config-dir {params.config_dir} "
-            "--results $(dirname $(dirname {input:q})) --out {output} > {log} 2>&1"
+            "python -m moelora preflight {input:q} --config-dir {params.config_dir:q} "
+            "--results \"$(dirname \"$(dirname {input:q})\")\" --out {output:q} > {log:q} 2>&1"

@@ -20,8 +20,8 @@ rule claims:
         fingerprint=get_command_fingerprint("moelora.reporting.claims_page"),
         config=str(CONFIG_DIR.path),
     shell:
-        "python -m moelora claims --records {input.records} --costs {input.costs} --config-dir {params.config:q} "
-        "--out $(dirname {output.page:q}) > {log} 2>&1"
+        "python -m moelora claims --records {input.records:q} --costs {input.costs:q} --config-dir {params.config:q} "
+        "--out \"$(dirname {output.page:q})\" > {log:q} 2>&1"
 
 
 rule report:
@@ -55,6 +55,6 @@ rule report:
         fingerprint=get_command_fingerprint("moelora.reporting.command"),
         unproven=get_unproven(),
     shell:
-        "python -m moelora report --records {input.records} --costs {input.costs} --stability {input.stability} "
-        "--speed {input.speed} --search {input.search} --claims {input.claims} --suite {input.suite} --title {params.title:q} "
-        "--out $(dirname {output.page:q}) > {log} 2>&1"
+        "python -m moelora report --records {input.records:q} --costs {input.costs:q} --stability {input.stability:q} "
+        "--speed {input.speed:q} --search {input.search:q} --claims {input.claims:q} --suite {input.suite:q} --title {params.title:q} "
+        "--out \"$(dirname {output.page:q})\" > {log:q} 2>&1"

@@ -17,12 +17,12 @@ if SEARCH:
             get_suite_path(layout.log("search", "study")),
         localrule: True
         params:
-            sensitivities=" ".join(["--sensitivity", *get_search_sensitivities()]),
+            sensitivities=shlex.join(["--sensitivity", *get_search_sensitivities()]),
             sources=get_source_options(SEARCH["model"]),
             fingerprint=get_search_fingerprint(),
         shell:
-            "python -m moelora search create --search {input.search} --plan {input.plan} {params.sensitivities} "
-            "--fingerprint {params.fingerprint} --out {output} {params.sources} > {log} 2>&1"
+            "python -m moelora search create --search {input.search:q} --plan {input.plan:q} {params.sensitivities} "
+            "--fingerprint {params.fingerprint:q} --out {output:q} {params.sources} > {log:q} 2>&1"
 
     # A job that dies is a failed trial; the next try at the same slot finds its lease and tries its values again.
     rule trial:
@@ -43,8 +43,8 @@ if SEARCH:
         params:
             sources=get_source_options(SEARCH["model"]),
         shell:
-            "python -m moelora search run --study {input.study} --slot {wildcards.slot} --out {output} "
-            "{params.sources} 2> {log}"
+            "python -m moelora search run --study {input.study:q} --slot {wildcards.slot:q} --out {output:q} "
+            "{params.sources} 2> {log:q}"
 
     rule search_winner:
         input:
@@ -59,10 +59,10 @@ if SEARCH:
         localrule: True
         params:
             allocation=(
-                " ".join(["--allocation", *get_searched_allocation()])
+                shlex.join(["--allocation", *get_searched_allocation()])
                 if get_searched_allocation()
                 else ""
             ),
         shell:
-            "python -m moelora search choose --study {input.study} --trials {output.trials} --winner {output.winner} "
-            "{params.allocation} > {log} 2>&1"
+            "python -m moelora search choose --study {input.study:q} --trials {output.trials:q} --winner {output.winner:q} "
+            "{params.allocation} > {log:q} 2>&1"

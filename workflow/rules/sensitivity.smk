@@ -35,9 +35,9 @@ for _model, _score in [
                 "moelora.allocation.sensitivity_command"
             ),
         shell:
-            "python -m moelora sensitivity --plan {input.plans} --task {params.tasks} --examples {params.examples} "
-            "--batch-size {params.batch_size} --seed {params.seed} --score {params.score} {params.checkpointing} "
-            "--out {output} {params.sources} > {log} 2>&1"
+            "python -m moelora sensitivity --plan {input.plans:q} --task {params.tasks:q} --examples {params.examples} "
+            "--batch-size {params.batch_size} --seed {params.seed} --score {params.score:q} {params.checkpointing} "
+            "--out {output:q} {params.sources} > {log:q} 2>&1"
 
 
 # How far small samples agree: for the report alone, no allocation waits for it.
@@ -70,6 +70,6 @@ for _model in EXPANSION.allocated_models if SUITE["sensitivity"]["stability"] el
                 "moelora.allocation.sensitivity_command"
             ),
         shell:
-            "python -m moelora sensitivity --plan {input.plans} --task {params.tasks} --stability {params.examples} "
+            "python -m moelora sensitivity --plan {input.plans:q} --task {params.tasks:q} --stability {params.examples} "
             "--seeds {params.seeds} {params.options} --batch-size {params.batch_size} --seed {params.seed} "
-            "--out {output} {params.sources} > {log} 2>&1"
+            "--out {output:q} {params.sources} > {log:q} 2>&1"

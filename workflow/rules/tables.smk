@@ -13,4 +13,4 @@ rule collect:
     params:
         fingerprint=get_command_fingerprint("moelora.reporting.collect"),
     shell:
-        "python -m moelora collect --manifests @{input.list} --out {output} > {log} 2>&1"
+        "python -m moelora collect --manifests @{input.list:q} --out {output:q} > {log:q} 2>&1"

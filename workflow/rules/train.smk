@@ -22,7 +22,7 @@ rule tune:
         sources=get_model_source_options,
         fingerprint=get_tuning_fingerprint,
     shell:
-        "python -m moelora tune --plan {input.plan} --tune {params.tune:q} --out {output} {params.sources} > {log} 2>&1"
+        "python -m moelora tune --plan {input.plan:q} --tune {params.tune:q} --out {output:q} {params.sources} > {log:q} 2>&1"
 
 
 rule train:
@@ -42,5 +42,5 @@ rule train:
         sources=get_job_source_options,
         fingerprint=get_job_fingerprint,
     shell:
-        "{LAUNCH} -m moelora train --plans {input.plans} --manifest {output} {params.evaluate} "
-        "--fingerprint {params.fingerprint} {params.sources} > {log} 2>&1"
+        "{LAUNCH} -m moelora train --plans {input.plans:q} --manifest {output:q} {params.evaluate} "
+        "--fingerprint {params.fingerprint:q} {params.sources} > {log:q} 2>&1"

@@ -16,6 +16,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import LogFormatter
 
 from moelora.reporting import words
 from moelora.reporting.runs import Suite
@@ -32,6 +33,7 @@ _NEUTRAL = "#8b939c"
 
 SETTINGS = {
     "svg.hashsalt": "moelora",
+    "text.parse_math": False,  # a title with two dollar signs is a title
     "svg.fonttype": "none",  # text stays text: it can be searched, read aloud and follows the page's font
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],  # comes with matplotlib, so the layout is the same everywhere
@@ -186,9 +188,18 @@ def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **optio
 
 def to_svg(figure: Canvas) -> str:
     """Return the figure as SVG without a date, so that the same records give the same bytes."""
+    _set_powers(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     return buffer.getvalue().decode("utf-8")
+
+
+def _set_powers(figure: Canvas) -> None:
+    """Let the labels of logarithmic axes, which matplotlib writes itself, be set as powers."""
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if isinstance(axis.get_major_formatter(), LogFormatter):
+            for tick in axis.get_major_ticks(len(axis.get_majorticklocs())):
+                tick.label1.set_parse_math(True)
 
 
 def heat(axes: Axes, values: list[list[float | None]], top: float, digits: int | None = None) -> None:

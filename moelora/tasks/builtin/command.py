@@ -27,12 +27,16 @@ def run_base(options: argparse.Namespace) -> int:
     Raises:
         ConfigError: the model file has no built-in source, or none of that name.
     """
-    import yaml
-
+    from moelora.config import ConfigDir, check, find_config_dir, load_yaml
+    from moelora.meaning import check_meaning
     from moelora.progress import start_logging
 
     start_logging()
-    document = yaml.safe_load(options.model.read_text(encoding="utf-8"))
+    document = load_yaml(options.model)
+    config = ConfigDir(options.model.resolve().parents[1])
+    schemas = (config if config.schema_dir.is_dir() else find_config_dir()).schema_dir
+    check(document, "model", schemas, options.model)
+    check_meaning("model", document, options.model)
     if "builtin" not in document["source"]:
         raise ConfigError(f"{options.model} names a model of the hub; only built-in models are built")
     build_model(document, options.data, options.out)

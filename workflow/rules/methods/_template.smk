@@ -18,4 +18,4 @@ rule allocate_METHOD_NAME:
             "moelora.allocation.command", "moelora.methods.METHOD_NAME"
         ),
     shell:
-        "python -m moelora allocate {params.options} --sensitivity {input} --out {output} > {log} 2>&1"
+        "python -m moelora allocate {params.options} --sensitivity {input:q} --out {output:q} > {log:q} 2>&1"

@@ -17,4 +17,4 @@ rule allocate_lora_smoe:
             "moelora.allocation.command", "moelora.methods.lora_smoe"
         ),
     shell:
-        "python -m moelora allocate {params.options} --sensitivity {input} --out {output} > {log} 2>&1"
+        "python -m moelora allocate {params.options} --sensitivity {input:q} --out {output:q} > {log:q} 2>&1"
