@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from moelora.errors import AdapterError
+from moelora.errors import AdapterError, RecordError
 from moelora.files import read_object, sha256_file, write_sealed_json
 from moelora.sums import folder_sums, refuse_changed
 from moelora.training.identity import base_digest
@@ -96,13 +96,16 @@ def read_identity(folder: Path) -> dict[str, Any]:
     """Return what an adapter says of itself; nothing for one from elsewhere.
 
     Raises:
-        RecordError: the identity was changed since it was written, or one of the files that it names.
+        AdapterError: the identity was changed since it was written, or one of the files that it names.
     """
     if not (folder / IDENTITY_FILE).is_file():
         return {}
     kinds = {"source": dict, "method": str, "settings": dict}
-    identity = read_object(folder / IDENTITY_FILE, "identity", kinds)
-    refuse_changed(folder, identity.get("files", {}), "fetch the adapter anew, or train its run again")
+    try:
+        identity = read_object(folder / IDENTITY_FILE, "identity", kinds)
+        refuse_changed(folder, identity.get("files", {}), "fetch the adapter anew, or train its run again")
+    except RecordError as error:
+        raise AdapterError(f"adapter {folder} cannot be used: {error}") from error
     return identity
 
 

@@ -6,12 +6,13 @@ import shutil
 import pytest
 from world import plan, task_document, write_plan
 
-from moelora.errors import RecordError
+from moelora.errors import AdapterError, RecordError
 from moelora.models import load_base_model
 from moelora.reporting.collect import collect_records
 from moelora.sums import write_sums
 from moelora.tasks import load_task
 from moelora.training.identity import open_run
+from moelora.training.parent import read_identity
 from moelora.training.run import carry_out
 
 VOLATILE = ("environment", "costs", "content_sha256")
@@ -108,6 +109,15 @@ def test_a_damaged_adapter_is_trained_again(finished, run, caplog, monkeypatch, 
     assert stable(carry_out(run, evaluate=True)) == stable(finished[2])
     assert path.read_bytes() == whole
     assert len(lines(caplog, "training again")) == 1
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "identity.json"])
+def test_a_damaged_adapter_is_no_start_for_another_run(run, world, tmp_path, name):
+    adapter = run.folder / "adapter"
+    assert read_identity(adapter)["files"].keys() == {"adapter_model.safetensors"}
+    flip(adapter / name, 0.9)
+    with pytest.raises(AdapterError, match=rf"adapter .* cannot be used: .*{name}"):
+        open_run(run.folder / "plan.json", "test", world / "data", world / "encoder", adapter)
 
 
 def test_what_somebody_deleted_to_save_room_is_not_missed(finished, run):
