@@ -3,9 +3,11 @@
 A file is written beside its place under a temporary name, flushed to the disk and renamed.
 """
 
+import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,13 @@ def pretty_json(document: Any) -> str:
     return json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def atomic_write_bytes(path: "Path | str", data: bytes) -> None:
+def atomic_write_bytes(path: "Path | str", data: bytes, flush: bool = True) -> None:
     """Write bytes under a temporary name and rename them into place.
+
+    Args:
+        path: the file.
+        data: all of its content.
+        flush: wait until the disk has it. Without, a machine that loses its power may leave an empty or partial file.
 
     Raises:
         OutputError: the folder cannot be written or the disk is full; the original file is untouched.
@@ -40,7 +47,8 @@ def atomic_write_bytes(path: "Path | str", data: bytes) -> None:
         with open(temporary, "wb") as handle:
             handle.write(data)
             handle.flush()
-            os.fsync(handle.fileno())
+            if flush:
+                os.fsync(handle.fileno())
         os.replace(temporary, path)
     except OSError as error:
         try:
@@ -53,9 +61,9 @@ def atomic_write_bytes(path: "Path | str", data: bytes) -> None:
         ) from error
 
 
-def atomic_write_text(path: "Path | str", text: str) -> None:
+def atomic_write_text(path: "Path | str", text: str, flush: bool = True) -> None:
     """Write text as UTF-8, atomically (see :func:`atomic_write_bytes`)."""
-    atomic_write_bytes(path, text.encode("utf-8"))
+    atomic_write_bytes(path, text.encode("utf-8"), flush)
 
 
 def atomic_write_json(path: "Path | str", document: Any) -> None:
@@ -64,14 +72,18 @@ def atomic_write_json(path: "Path | str", document: Any) -> None:
 
 
 def write_if_different(path: "Path | str", text: str) -> bool:
-    """Write text only when the file does not already say it; return whether it was written."""
+    """Write text only when the file does not already say it; return whether it was written.
+
+    It is not waited for until the disk has it: whoever writes a file in this way compares it again the next time, and
+    thousands of plans would wait for minutes.
+    """
     path = Path(path)
     try:
         if path.read_text(encoding="utf-8") == text:
             return False
     except (OSError, UnicodeDecodeError):
         pass  # absent or unreadable: write it
-    atomic_write_text(path, text)
+    atomic_write_text(path, text, flush=False)
     return True
 
 
@@ -101,13 +113,18 @@ def sha256_file(path: "Path | str") -> str:
 def replace_folder(source: Path, target: Path) -> None:
     """Put a finished temporary folder in the place of an older one.
 
-    Two renames; a kill between them leaves the old folder under ``.<name>.old``, which the next call removes.
+    Two renames; a kill between them leaves the old folder under ``.<name>.<random>.old``, which the next call removes.
+    The same becomes of what cannot be removed yet: a network file system keeps a file that is still open under another
+    name, and with it the folder around it.
+
+    Raises:
+        OSError: a rename failed; the old folder is in its place, or under that name.
     """
-    old = target.with_name(f".{target.name}.old")
-    if old.exists():
-        shutil.rmtree(old)
+    name = glob.escape(target.name)
+    for leftover in (*target.parent.glob(f".{name}.old"), *target.parent.glob(f".{name}.*.old")):
+        shutil.rmtree(leftover, ignore_errors=True)
+    old = target.with_name(f".{target.name}.{secrets.token_hex(4)}.old")
     if target.exists():
         os.replace(target, old)
     os.replace(source, target)
-    if old.exists():
-        shutil.rmtree(old)
+    shutil.rmtree(old, ignore_errors=True)
