@@ -7,6 +7,7 @@ from typing import Any
 
 from moelora.errors import RecordError
 from moelora.files import read_json
+from moelora.records.quick import fits_schema
 
 SCHEMA = 1
 STATUSES = ("finished", "failed", "diverged", "out_of_memory", "skipped")
@@ -28,6 +29,8 @@ def validate_record(record: Any, where: "Path | str" = "record") -> None:
     Raises:
         RecordError: names the file, the key and what is wrong with it.
     """
+    if fits_schema(record):
+        return
     errors = sorted(_validator().iter_errors(record), key=lambda error: list(map(str, error.absolute_path)))
     if errors:
         key = ".".join(map(str, errors[0].absolute_path)) or "top level"
