@@ -5,6 +5,7 @@ leaves as JSON is sealed: it carries the SHA-256 of its own content, and whoever
 """
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -35,10 +36,14 @@ def pretty_json(document: Any) -> str:
 
 
 @contextlib.contextmanager
-def atomic_file(path: "Path | str") -> Iterator[BinaryIO]:
+def atomic_file(path: "Path | str", flush: bool = True) -> Iterator[BinaryIO]:
     """Yield a file for bytes that takes its place once the block has ended without an error.
 
     The temporary name is never another process's: process numbers repeat on other machines and in containers.
+
+    Args:
+        path: the file.
+        flush: wait until the disk has it. Without, a machine that loses its power may leave an empty or partial file.
 
     Raises:
         OutputError: the folder cannot be written or the disk is full; the original file is untouched.
@@ -50,7 +55,8 @@ def atomic_file(path: "Path | str") -> Iterator[BinaryIO]:
         with open(temporary, "wb") as handle:
             yield handle
             handle.flush()
-            os.fsync(handle.fileno())
+            if flush:
+                os.fsync(handle.fileno())
         os.replace(temporary, path)
     except BaseException as error:
         with contextlib.suppress(OSError):  # the folder itself may be the trouble, which the error names
@@ -69,19 +75,19 @@ def unwritable(path: "Path | str", error: Exception) -> OutputError:
     )
 
 
-def atomic_write_bytes(path: "Path | str", data: bytes) -> None:
+def atomic_write_bytes(path: "Path | str", data: bytes, flush: bool = True) -> None:
     """Write bytes under a temporary name and rename them into place.
 
     Raises:
         OutputError: as :func:`atomic_file` says.
     """
-    with atomic_file(path) as handle:
+    with atomic_file(path, flush) as handle:
         handle.write(data)
 
 
-def atomic_write_text(path: "Path | str", text: str) -> None:
+def atomic_write_text(path: "Path | str", text: str, flush: bool = True) -> None:
     """Write text as UTF-8, atomically (see :func:`atomic_write_bytes`)."""
-    atomic_write_bytes(path, text.encode("utf-8"))
+    atomic_write_bytes(path, text.encode("utf-8"), flush)
 
 
 def atomic_write_json(path: "Path | str", document: Any) -> None:
@@ -105,14 +111,18 @@ def content_sum(document: dict[str, Any]) -> str:
 
 
 def write_if_different(path: "Path | str", text: str) -> bool:
-    """Write text only when the file does not already say it; return whether it was written."""
+    """Write text only when the file does not already say it; return whether it was written.
+
+    It is not waited for until the disk has it: whoever writes a file in this way compares it again the next time, and
+    thousands of plans would wait for minutes.
+    """
     path = Path(path)
     try:
         if path.read_text(encoding="utf-8") == text:
             return False
     except (OSError, UnicodeDecodeError):
         pass  # absent or unreadable: write it
-    atomic_write_text(path, text)
+    atomic_write_text(path, text, flush=False)
     return True
 
 
@@ -172,17 +182,22 @@ def sha256_file(path: "Path | str") -> str:
 def replace_folder(source: Path, target: Path) -> None:
     """Put a finished temporary folder in the place of an older one, once its files are on the disk.
 
-    Two renames; a kill between them leaves the old folder under ``.<name>.old``, which the next call removes.
+    Two renames; a kill between them leaves the old folder under ``.<name>.<random>.old``, which the next call removes.
+    The same becomes of what cannot be removed yet: a network file system keeps a file that is still open under another
+    name, and with it the folder around it.
+
+    Raises:
+        OSError: a rename failed; the old folder is in its place, or under that name.
     """
     for path in source.rglob("*"):
         if path.is_file():
             with open(path, "rb") as handle:
                 os.fsync(handle.fileno())
-    old = target.with_name(f".{target.name}.old")
-    if old.exists():
-        shutil.rmtree(old)
+    name = glob.escape(target.name)
+    for leftover in (*target.parent.glob(f".{name}.old"), *target.parent.glob(f".{name}.*.old")):
+        shutil.rmtree(leftover, ignore_errors=True)
+    old = target.with_name(f".{target.name}.{secrets.token_hex(4)}.old")
     if target.exists():
         os.replace(target, old)
     os.replace(source, target)
-    if old.exists():
-        shutil.rmtree(old)
+    shutil.rmtree(old, ignore_errors=True)

@@ -40,5 +40,6 @@ def run(options: argparse.Namespace) -> int:
         print(f"{len(expansion.runs)} runs in {len(expansion.jobs)} jobs")
     if options.write:
         written = expansion.write(root)
-        print(f"{len(written)} files written under {root}, {len(expansion.documents()) - len(written)} unchanged")
+        files = len(expansion.planned) + 1 + (expansion.search is not None)
+        print(f"{len(written)} files written under {root}, {files - len(written)} unchanged")
     return 0

@@ -248,18 +248,20 @@ def _runs(suite, config_dir, model, task, members, variant, source, forgetting):
         protocol = {**suite["evaluation"], **rules.get("evaluation", {})}.get("protocol", LM_EVAL)
         check_loss(training, regime, members, protocol)
         documents = [put_under(member, protocol, source) for member in members]
+        settings = dict(variant.settings)
+        described = {key: value for key, value in model.items() if key != "facts"}
         seeds = rules["seeds"][:1] if untrained or variant.abilities.deterministic else rules["seeds"]
         for seed in seeds:
             plan = {
                 "schema": SCHEMA,
                 "suite": suite["name"],
-                "model": {key: value for key, value in model.items() if key != "facts"},
+                "model": described,
                 "task": task,
                 "tasks": documents,
                 "variant": variant.name,
                 "method": variant.method,
                 "method_version": variant.version,
-                "settings": dict(variant.settings),
+                "settings": settings,
                 "regime": regime,
                 "seed": seed,
                 "training": training,

@@ -1,7 +1,7 @@
 """What a suite expands to: runs, the jobs that carry them, and the files that say so."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from moelora.files import pretty_json, write_if_different
 from moelora.fingerprint import variant_fingerprint
 from moelora.plans import layout
+from moelora.plans.printing import print_plans
 from moelora.plans.variants import Variant, is_untrained
 
 SCHEMA = 1
@@ -116,19 +117,37 @@ class Expansion:
         """Return the methods in use, sorted."""
         return sorted({variant.method for variant in self.variants})
 
+    @cached_property
+    def _runs_by_model(self) -> dict[str, list[Run]]:
+        found: dict[str, list[Run]] = {}
+        for run in self.planned:
+            if not run.transfer:
+                found.setdefault(run.model, []).append(run)
+        return found
+
     def model_runs(self, model: str) -> list[Run]:
         """Return the planned runs on a model that start from the model itself."""
-        return [run for run in self.planned if run.model == model and not run.transfer]
+        return self._runs_by_model.get(model, [])
+
+    @cached_property
+    def _manifest_by_folder(self) -> dict[str, str]:
+        return {run.folder: job.manifest for job in self.jobs for run in job.runs}
 
     def parent_manifests(self, job: Job) -> list[str]:
         """Return what the jobs leave that train the adapters which a job's runs start from, sorted."""
-        manifests = {run.folder: other.manifest for other in self.jobs for run in other.runs}
-        return sorted({manifests[run.parent] for run in job.runs if run.parent})
+        return sorted({self._manifest_by_folder[run.parent] for run in job.runs if run.parent})
 
     @cached_property
     def used_models(self) -> list[str]:
         """Return the models that have runs, in grid order."""
         return list(dict.fromkeys(run.model for run in self.runs))
+
+    @cached_property
+    def _tasks_by_model(self) -> dict[str, list[str]]:
+        return {
+            model: sorted({task["name"] for run in runs for task in run.plan["tasks"]})
+            for model, runs in self._runs_by_model.items()
+        }
 
     @cached_property
     def allocated_models(self) -> list[str]:
@@ -153,7 +172,7 @@ class Expansion:
 
     def model_tasks(self, model: str) -> list[str]:
         """Return the tasks that a model meets, alone or in a mixture, sorted."""
-        return sorted({task["name"] for run in self.model_runs(model) for task in run.plan["tasks"]})
+        return self._tasks_by_model.get(model, [])
 
     def sensitivity_run(self, model: str, task: str) -> Run:
         """Return the run whose plan describes how a model is scored for sensitivity to a task.
@@ -167,9 +186,16 @@ class Expansion:
         ]
         return min(runs, key=lambda run: len(run.plan["tasks"]))
 
+    @cached_property
+    def _first_runs(self) -> dict[tuple[str, str, str], Run]:
+        found: dict[tuple[str, str, str], Run] = {}
+        for run in self.planned:
+            found.setdefault((run.model, run.task, run.label), run)
+        return found
+
     def tuning_run(self, model: str, task: str, label: str) -> Run:
         """Return the first run of a tuned variant on a task: its plan is what the trials vary."""
-        return next(r for r in self.planned if (r.model, r.task, r.label) == (model, task, label))
+        return self._first_runs[model, task, label]
 
     def costs_runs(self, model: str) -> list[Run]:
         """Return one run per variant that trains: the first of each, preferably one whose learning rate is given."""
@@ -182,11 +208,13 @@ class Expansion:
 
     def documents(self) -> dict[str, str]:
         """Return the text of every file that a suite consists of, by path relative to the suite's folder."""
-        texts = {run.plan_path: pretty_json(run.plan) for run in self.planned}
-        texts[layout.SUITE] = pretty_json(self.suite_document())
+        return dict(self._documents())
+
+    def _documents(self) -> Iterator[tuple[str, str]]:
+        yield from print_plans((run.plan_path, run.plan) for run in self.planned)
         if self.search is not None:
-            texts[layout.SEARCH] = pretty_json(self.search)
-        return texts
+            yield layout.SEARCH, pretty_json(self.search)
+        yield layout.SUITE, pretty_json(self.suite_document())
 
     def suite_document(self) -> dict:
         """Return the suite as the report reads it: the checked YAML, and what it expanded to."""
@@ -224,4 +252,4 @@ class Expansion:
             The paths that were written, relative to the suite's folder.
         """
         root = Path(root)
-        return [path for path, text in self.documents().items() if write_if_different(root / path, text)]
+        return [path for path, text in self._documents() if write_if_different(root / path, text)]

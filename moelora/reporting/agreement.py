@@ -5,7 +5,6 @@ Only `moelora collect` reads those files; what it finds travels with the records
 
 from __future__ import annotations
 
-import itertools
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -17,9 +16,25 @@ import numpy as np
 from moelora.errors import RecordError
 from moelora.stats.agreement import agreement
 
+AXES = ("suite", "model", "task", "variant", "regime")
+"""What the runs that are compared have in common."""
+
+MOST_OTHERS = 5
+"""With how many smaller seeds a run is compared: all pairs of a hundred seeds would be most of what collecting takes,
+and most of a record."""
+
+
+def watched_part(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return of a record what `agreements` reads."""
+    part = {name: record[name] for name in ("id", *AXES, "seed")}
+    part["agreement"] = record.get("agreement")
+    part["diagnostics"] = {"choices": (record.get("diagnostics") or {}).get("choices")}
+    part["routing"] = [{"module": row["module"], "layer": row["layer"]} for row in record.get("routing") or []]
+    return part
+
 
 def agreements(records: Iterable[tuple[Path, Mapping[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
-    """Return run id → how its routers agree with those of every smaller seed.
+    """Return run id → how its routers agree with those of the next smaller seeds, at most `MOST_OTHERS` of them.
 
     Runs are compared that differ in their seed alone and saw the same items. A record that brings its agreement along,
     as published ones do, keeps it.
@@ -41,17 +56,17 @@ def agreements(records: Iterable[tuple[Path, Mapping[str, Any]]]) -> dict[str, l
             continue
         declared = (record.get("diagnostics") or {}).get("choices")
         if declared and (file.parent / declared["file"]).is_file():
-            axes = tuple(record[name] for name in ("suite", "model", "task", "variant", "regime"))
+            axes = tuple(record[name] for name in AXES)
             groups[*axes, declared["items"]].append((file, record))
     for _, members in sorted(groups.items()):
         if len(members) < 2:
             continue
         members = sorted(members, key=lambda member: member[1]["seed"])
         choices = [read_choices(file, record) for file, record in members]
-        for one, other in itertools.combinations(range(len(members)), 2):
-            (_, smaller), (_, larger) = members[one], members[other]
-            rows = _compare(choices[one], choices[other], smaller["seed"], _layers(larger))
-            found.setdefault(larger["id"], []).extend(rows)
+        for other, (_, larger) in enumerate(members):
+            for one in range(max(0, other - MOST_OTHERS), other):
+                rows = _compare(choices[one], choices[other], members[one][1]["seed"], _layers(larger))
+                found.setdefault(larger["id"], []).extend(rows)
     return found
 
 

@@ -28,7 +28,7 @@ from moelora import stats
 from moelora.errors import RecordError
 from moelora.files import atomic_write_bytes, canonical_json, read_json, sha256_file
 from moelora.records import SCHEMA_FILE, read_record
-from moelora.reporting.agreement import agreements
+from moelora.reporting.agreement import agreements, watched_part
 from moelora.validation import find_trouble, load_validator
 
 MANIFEST = SCHEMA_FILE.with_name("manifest.schema.json")
@@ -87,26 +87,27 @@ def collect_records(paths: Iterable[str | Path]) -> pd.DataFrame:
         RecordError: A manifest or record is missing, truncated, altered since its job ended, or does
             not fit the schema. The message names the file.
     """
-    records: list[tuple[Path, dict[str, Any]]] = []
+    watched: list[tuple[Path, dict[str, Any]]] = []
+    rows: list[dict[str, Any]] = []
     seen: dict[str, Path] = {}
     for path in sorted({Path(p) for p in paths}):
         for file in _record_files(path):
             record = read_record(file)
             earlier = seen.setdefault(record["id"], file)
-            if earlier != file and sha256_file(earlier) == sha256_file(file):
-                continue
-            if earlier != file:
+            if earlier is not file:
+                if earlier == file or sha256_file(earlier) == sha256_file(file):
+                    continue
                 raise RecordError(
                     f"found two different records of run {record['id']}, {earlier} and {file}, expected one "
                     "a run; delete the one that is out of date"
                 )
-            records.append((file, record))
-    agreed = agreements(records)
-    rows = [
-        row | ({"agreement": canonical_json(agreed[record["id"]])} if record["id"] in agreed else {})
-        for file, record in records
-        for row in _rows(record, file)
-    ]
+            # The text of a record is small beside its objects, so no more of these is kept than is compared later.
+            watched.append((file, watched_part(record)))
+            rows.extend(_rows(record, file))
+    agreed = {name: canonical_json(found) for name, found in agreements(watched).items()}
+    for row in rows:
+        if row["id"] in agreed:
+            row["agreement"] = agreed[row["id"]]
     frame = pd.DataFrame(rows, columns=SCHEMA.names)
     keys = ["suite", "model", "task", "variant", "regime", "seed", "id", "scored_task", "metric"]
     return frame.sort_values(keys, kind="stable", na_position="first").reset_index(drop=True)
@@ -236,8 +237,9 @@ def _items(file: Path, record: dict[str, Any]) -> dict[str, dict[str, np.ndarray
             f"{expected[:12]}… from {file.name}; delete the run's record and run its job again"
         )
     try:
-        # Not through pandas: with thousands of small files its own work is the most of it.
-        table = pq.read_table(pa.BufferReader(content), columns=["task", "item", *_ITEM_COLUMNS.values()])
+        # Neither through pandas nor as a data set: with thousands of small files their own work is the most of it.
+        with pq.ParquetFile(pa.BufferReader(content)) as opened:
+            table = opened.read(columns=["task", "item", *_ITEM_COLUMNS.values()], use_threads=False)
         tasks, items = (table.column(name).to_numpy() for name in ("task", "item"))
         values = {kept: _numbers(table.column(name)) for kept, name in _ITEM_COLUMNS.items()}
         found = {}

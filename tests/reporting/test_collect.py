@@ -6,7 +6,9 @@ import pytest
 import synthetic_records
 
 from moelora.errors import RecordError
+from moelora.records import read_record
 from moelora.reporting import collect
+from moelora.reporting.agreement import agreements, watched_part
 
 
 @pytest.fixture
@@ -91,6 +93,19 @@ def test_two_different_records_of_one_run_are_refused(small, tmp_path):
     copy.write_text(json.dumps({**document, "reason": "edited"}))
     with pytest.raises(RecordError, match="two different records"):
         collect.collect_records([manifest, copy])
+
+
+def test_a_record_that_is_named_beside_its_manifest_is_one_record(small):
+    manifest, record = small
+    assert len(collect.collect_records([manifest, record])) == 3
+
+
+def test_compared_records_need_no_more_than_what_is_kept_of_them(tiny_suite):
+    files = sorted((tiny_suite[3] / "tiny").rglob("record.json"))
+    records = [(file, read_record(file)) for file in files]
+    kept = [(file, watched_part(record)) for file, record in records]
+    found = agreements(kept)
+    assert found and found == agreements(records)
 
 
 def test_a_truncated_table_is_named(small, tmp_path):

@@ -13,7 +13,7 @@ from moelora.errors import RecordError
 from moelora.files import atomic_write_json, read_json, sha256_file
 from moelora.records import read_record
 from moelora.reporting import cells, collect, command, publish, routing_tables
-from moelora.reporting.agreement import agreements
+from moelora.reporting.agreement import MOST_OTHERS, agreements
 from moelora.reporting.diagnostics import routers
 from moelora.reporting.runs import Run, Suite
 
@@ -53,6 +53,14 @@ def test_experts_under_other_numbers_agree_fully(tmp_path):
     assert found[2, 0]["matched"] == found[2, 1]["matched"] == pytest.approx(found[2, 0]["chance"], abs=0.06)
     assert found[2, 0]["ami"] == pytest.approx(0, abs=0.02)
     assert {(row["module"], row["layer"], row["tokens"]) for row in found.values()} == {(MODULE, 0, 300)}
+
+
+def test_a_run_is_compared_with_the_next_smaller_seeds_only(tmp_path):
+    choices = [np.arange(20) % 3] * (MOST_OTHERS + 3)
+    found = pairs(collect.collect_records([write_seeds(tmp_path, choices)]))
+    last = len(choices) - 1
+    assert {other for seed, other in found if seed == last} == set(range(last - MOST_OTHERS, last))
+    assert len(found) == sum(min(seed, MOST_OTHERS) for seed in range(len(choices)))
 
 
 def test_runs_that_saw_other_items_are_not_compared(tmp_path):

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from scipy.optimize import linear_sum_assignment
 from sklearn.metrics import adjusted_mutual_info_score
 
-from moelora.stats.agreement import agreement, best_match, contingency
+from moelora.stats.agreement import agreement, best_match, best_matches, contingency
 
 NONE = 255
 
@@ -63,3 +64,24 @@ def test_tokens_without_an_expert_are_left_out():
     assert agreement(first, np.full_like(first, NONE), none=NONE) is None
     with pytest.raises(ValueError, match="1999 and 2000 tokens"):
         agreement(first[:-1], first, none=NONE)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 8])
+@pytest.mark.parametrize("columns", [1, 2, 4, 6])
+def test_matching_many_tables_is_matching_each(rows, columns):
+    tables = np.random.default_rng(rows * 10 + columns).integers(0, 6, (50, rows, columns))  # small: many ties
+    expected = [table[linear_sum_assignment(table, maximize=True)].sum() for table in tables]
+    assert best_matches(tables).tolist() == expected
+    assert [best_match(table) for table in tables] == expected
+
+
+@pytest.mark.parametrize("experts", [2, 4, 7])
+def test_chance_is_that_of_the_tables_drawn_one_by_one(experts):
+    from scipy.stats import random_table
+
+    first, second = choices(10, experts, 300), choices(11, experts, 300)
+    table = contingency(first, second)
+    stream = np.random.default_rng(12)
+    drawn = random_table.rvs(table.sum(1), table.sum(0), size=20, random_state=stream)
+    expected = float(np.mean([one[linear_sum_assignment(one, maximize=True)].sum() for one in drawn])) / 300
+    assert agreement(first, second, none=NONE, seed=12).chance == expected
