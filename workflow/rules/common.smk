@@ -291,7 +291,7 @@ def get_all_cores(wildcards):
 
 
 def get_retries(retries):
-    """Return how often a rule is tried again: inside a cluster's job not at all, since a try is a job of its own."""
+    """Return how often a job is tried again; inside a cluster's job not at all, since a try is a job of its own."""
     return 0 if workflow.remote_exec else retries
 
 
