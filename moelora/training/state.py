@@ -31,26 +31,27 @@ def trainable_tensors(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 class Pace:
     """When a state is due: every so many steps, put off while saving has had its share of the time.
 
-    After a save that took c seconds there is none for c / SHARE seconds. So all saves but the last take at most SHARE
-    of the time together, however slow the disk is, and a kill costs hardly more than that time.
+    A save is paid for before it is made: all so far, and one more like the last, must fit into SHARE of the time that
+    was trained. So however slow the disk is, saving takes no more than that, once there was a second save; what the
+    first will take nobody knows. With saves of c seconds a kill costs about c / SHARE seconds at most.
     """
 
     def __init__(self, every: "int | None", clock: Callable[[], float] = time.monotonic):
         self.every, self.clock = every, clock
-        self.waiting, self.cost, self.ended = False, 0.0, clock()
+        self.waiting, self.cost, self.spent, self.began = False, 0.0, 0.0, clock()
 
     def due(self, done: int) -> bool:
         """Return whether the state is to be saved after ``done`` steps; asked after each of them."""
         self.waiting |= bool(self.every) and done % self.every == 0
-        return self.waiting and self.clock() - self.ended >= self.cost / SHARE
+        return self.waiting and self.spent + self.cost <= SHARE * (self.clock() - self.began - self.spent)
 
     @contextlib.contextmanager
     def saving(self) -> Iterator[None]:
         """Count what the block takes."""
         began = self.clock()
         yield
-        self.waiting, self.ended = False, self.clock()
-        self.cost = self.ended - began
+        self.waiting, self.cost = False, self.clock() - began
+        self.spent += self.cost
 
 
 class _Summed:
