@@ -85,7 +85,11 @@ FIRST = ["resolved.json", ".lock", "log.txt"]
         (FIRST, 2, ".state/"),
         ([*FIRST, "adapter/*.safetensors", "adapter/*.safetensors"], 2, ".state/"),
         (FIRST, None, "adapter"),
-        ([*FIRST, "adapter/*", "adapter/*.json"], None, "train.json items.parquet"),  # PEFT writes more than it keeps
+        (
+            [*FIRST, "adapter/*", "adapter/*.json"],
+            None,
+            "train.json items.parquet scores.json",
+        ),  # PEFT keeps less than it writes
         ([*FIRST, "adapter/*", "train.json", "items.parquet"], None, "scores.json record.json"),
     ],
 )
