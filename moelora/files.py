@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from moelora.errors import OutputError, RecordError
-from moelora.reading import parse_json
+from moelora.strict_json import parse_json
 
 
 def canonical_json(document: Any) -> str:

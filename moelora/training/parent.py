@@ -11,8 +11,8 @@ from typing import Any
 
 from moelora.errors import AdapterError
 from moelora.files import atomic_write_json, read_object, sha256_file
+from moelora.strangers import inspect, refuse_other_base, refuse_other_meaning
 from moelora.training.identity import base_digest
-from moelora.training.strangers import inspect, refuse_other_base, refuse_other_meaning
 
 IDENTITY_FILE = "identity.json"
 LABELS = ("suite", "model", "task", "variant", "method", "seed")
