@@ -196,8 +196,8 @@ def _check_text(text: str, at: str, secrets: bool) -> None:
         raise ConfigError(f"{at} has the character U+{ord(found[0]):04X}, which cannot be seen; take it out")
     if secrets and holds_secret(text):
         raise ConfigError(
-            f"{at} holds an access token or a password, which would be copied into plans, logs and records; take it "
-            "out and use the variable HF_TOKEN or 'hf auth login'"
+            f"{at} holds a password or an access token, which would be copied into plans, logs and records; take it "
+            "out, and use the variable HF_TOKEN, 'hf auth login' or, for a database, ~/.pgpass"
         )
 
 
