@@ -14,9 +14,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from moelora.errors import ConfigError, nearest
+from moelora.errors import ConfigError, nearest, show
 from moelora.meaning import check_meaning
-from moelora.reading import parse_yaml, plain_copy, show
+from moelora.reading import parse_yaml, plain_copy
 from moelora.validation import find_trouble, make_validator
 
 FORMS = ("nf4", "int8")

@@ -23,6 +23,7 @@ from moelora.evaluation.metrics import score
 from moelora.methods import AttachContext, get_method
 from moelora.models import describe_model, fetch_model, give_heads
 from moelora.seeds import derive_seed
+from moelora.strangers import inspect
 from moelora.tasks.rows import as_task, rows_task, usual_metrics
 from moelora.training.attach import attach_method, load_adapter, save_adapter
 from moelora.training.device import choose_device, make_accelerator
@@ -32,7 +33,6 @@ from moelora.training.order import all_steps
 from moelora.training.parent import IDENTITY_FILE, read_identity, write_identity
 from moelora.training.run import balance_of
 from moelora.training.state import seed_everything
-from moelora.training.strangers import inspect
 
 BERT_LIKE = {
     "architecture": "encoder",

@@ -55,3 +55,22 @@ def nearest(word: str, known: "list[str] | tuple[str, ...] | set[str]") -> str:
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; there are: {', '.join(names)}" if names else ""
+
+
+SHOWN = 120
+"""Characters of a value in a message."""
+
+
+def show(value: object) -> str:
+    """Return a value for a message: in quotes where it is text, cut where it is long.
+
+    What is not ASCII in a word is written out, or a look-alike of a letter would be shown beside it as its equal.
+    """
+    if isinstance(value, str):
+        shown = f"'{value}'" if value.isascii() and value.isprintable() else ascii(value)
+    else:
+        try:
+            shown = repr(value)
+        except ValueError:  # a whole number of more digits than Python prints
+            shown = f"a {type(value).__name__}"
+    return shown if len(shown) <= SHOWN else f"{shown[: SHOWN - 2]}…{shown[-1]}"

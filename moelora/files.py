@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from moelora.errors import OutputError, RecordError
-from moelora.reading import parse_json
+from moelora.strict_json import parse_json
 
 SEAL = "content_sha256"  # the key of a sealed document that says what the rest of it should be
 

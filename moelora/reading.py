@@ -1,18 +1,17 @@
-"""From text to plain documents: YAML and JSON, read so strictly that what is read is what the writer sees.
+"""From YAML to plain documents, read so strictly that what is read is what the writer sees.
 
-Both formats have corners in which a reader silently takes another thing than is written: of two equal keys the last
-one counts, ``no`` is false, ``010`` is eight, ``1e999`` is infinite. Here all of that is refused.
+YAML has corners in which a reader silently takes another thing than is written: of two equal keys the last one counts,
+``no`` is false, ``010`` is eight. Here all of that is refused; `moelora.strict_json` does the same for JSON.
 """
 
-import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
 
-from moelora.errors import ConfigError
+from moelora.errors import ConfigError, show
 from moelora.secrets import holds_secret
 
 DEPTH = 40
@@ -28,7 +27,6 @@ _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202
 """Control characters but tab and line break, what turns the direction of writing, and halves of surrogate pairs."""
 _PLAIN_NUMBER = re.compile(r"[-+]?(0|[1-9][0-9]*)(\.[0-9]*)?([eE][-+]?[0-9]+)?|[-+]?\.[0-9]+([eE][-+]?[0-9]+)?")
 _TRUE_AND_FALSE = frozenset({"true", "True", "TRUE", "false", "False", "FALSE"})
-_SHOWN = 120
 _DIGITS = 40
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -53,21 +51,6 @@ class _UniqueKeyLoader(_Loader):
                 )
             seen[key] = line
         return super().construct_mapping(node, deep)
-
-
-def show(value: Any) -> str:
-    """Return a value for a message: in quotes where it is text, cut where it is long.
-
-    What is not ASCII in a word is written out, or a look-alike of a letter would be shown beside it as its equal.
-    """
-    if isinstance(value, str):
-        shown = f"'{value}'" if value.isascii() and value.isprintable() else ascii(value)
-    else:
-        try:
-            shown = repr(value)
-        except ValueError:  # a whole number of more digits than Python prints
-            shown = f"a {type(value).__name__}"
-    return shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 2]}…{shown[-1]}"
 
 
 def parse_yaml(data: bytes, source: str) -> Any:
@@ -136,30 +119,33 @@ def _check_events(text: str, source: str) -> None:
             if isinstance(event, yaml.CollectionStartEvent) and len(place.frames) >= DEPTH:
                 raise ConfigError(f"{source}: {place} is nested more than {DEPTH} levels deep; flatten it")
             place.step(event)
-            at = f"{source}: {place} (line {event.start_mark.line + 1})"
-            if isinstance(event, yaml.AliasEvent):
-                raise ConfigError(f"{at} repeats what stands elsewhere (*{event.anchor}); write it out")
-            if getattr(event, "tag", None) is not None:
-                raise ConfigError(f"{at} has the tag {show(event.tag)}; plain values only, take it out")
-            if isinstance(event, yaml.ScalarEvent) and event.implicit[0]:
-                _check_spelling(loader, event.value, at)
+            if trouble := _trouble_of(loader, event):
+                raise ConfigError(f"{source}: {place} (line {event.start_mark.line + 1}) {trouble}")
     finally:
         loader.dispose()
 
 
-def _check_spelling(loader: Any, text: str, at: str) -> None:
-    """Refuse an unquoted word that YAML takes for something else than it looks like."""
-    kind = loader.resolve(yaml.ScalarNode, text, (True, False)).rpartition(":")[2]
-    if kind == "bool" and text not in _TRUE_AND_FALSE:
-        raise ConfigError(f"{at}: YAML reads {show(text)} as true or false; write that, or put it into quotes")
-    if kind in ("int", "float") and (not _PLAIN_NUMBER.fullmatch(text) or len(text) > _DIGITS):
-        raise ConfigError(
-            f"{at}: {show(text)} is not the number to YAML that it looks like; write finite plain digits, or quotes"
+def _trouble_of(loader: Any, event: Any) -> str:
+    """Return what is wrong with one event of a YAML text; empty where nothing is."""
+    if isinstance(event, yaml.AliasEvent):
+        return f"repeats what stands elsewhere (*{event.anchor}); write it out"
+    if getattr(event, "tag", None) is not None:
+        return f"has the tag {show(event.tag)}; plain values only, take it out"
+    if not isinstance(event, yaml.ScalarEvent) or not event.implicit[0]:
+        return ""
+    # an unquoted word, which YAML may take for something else than it looks like
+    kind = loader.resolve(yaml.ScalarNode, event.value, (True, False)).rpartition(":")[2]
+    if kind == "bool" and event.value not in _TRUE_AND_FALSE:
+        return f"is {show(event.value)}, which YAML reads as true or false; write that, or put it into quotes"
+    if kind in ("int", "float") and (not _PLAIN_NUMBER.fullmatch(event.value) or len(event.value) > _DIGITS):
+        return (
+            f"is {show(event.value)}, to YAML not the number that it looks like; write finite plain digits, or quotes"
         )
     if kind == "timestamp":
-        raise ConfigError(f"{at}: YAML reads {show(text)} as a date; put it into quotes")
+        return f"is {show(event.value)}, which YAML reads as a date; put it into quotes"
     if kind == "merge":
-        raise ConfigError(f"{at}: '<<' merges mappings, which is not read; write the keys out")
+        return "is '<<', which merges mappings and is not read; write the keys out"
+    return ""
 
 
 def plain_copy(value: Any, source: str, place: str = "", secrets: bool = True) -> Any:
@@ -190,7 +176,7 @@ def plain_copy(value: Any, source: str, place: str = "", secrets: bool = True) -
             raise ConfigError(f"{at} is {value}; expected a finite number")
         return value
     if place.count(".") > 3 * DEPTH:
-        raise ConfigError(f"{at[:_SHOWN]}… is nested more than {DEPTH} levels deep; flatten it")
+        raise ConfigError(f"{at[:120]}… is nested more than {DEPTH} levels deep; flatten it")
     if isinstance(value, Mapping):
         copied = {}
         for key, inner in value.items():
@@ -210,96 +196,9 @@ def _check_text(text: str, at: str, secrets: bool) -> None:
         raise ConfigError(f"{at} has the character U+{ord(found[0]):04X}, which cannot be seen; take it out")
     if secrets and holds_secret(text):
         raise ConfigError(
-            f"{at} holds an access token or a password, which would be copied into plans, logs and records; take it "
-            "out and use the variable HF_TOKEN or 'hf auth login'"
+            f"{at} holds a password or an access token, which would be copied into plans, logs and records; take it "
+            "out, and use the variable HF_TOKEN, 'hf auth login' or, for a database, ~/.pgpass"
         )
-
-
-def parse_json(text: str) -> Any:
-    """Return the document in a JSON text.
-
-    Raises:
-        ValueError: It is not JSON, has two equal keys, a number that is not finite or does not fit into 64 bits, text
-            that is no Unicode, or too many levels.
-    """
-    try:
-        document = _decode(text, {})
-        if _LONG_NUMBER.search(text):  # rare, and a hook for every number would cost more than all else
-            document = _decode(text, {"parse_float": _finite})
-    except _OddNumberError as error:
-        hooks = {"parse_constant": _Odd, "parse_int": _keep_odd(_bounded), "parse_float": _keep_odd(_finite)}
-        place = _find_odd(json.loads(text, **hooks))
-        raise ValueError(f"'{place}' is {error}") from error
-    except RecursionError as error:
-        raise ValueError("it has too many levels") from error
-    if "\\ud" in text or "\\uD" in text:
-        try:
-            json.dumps(document, ensure_ascii=False).encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise ValueError("it has half of a surrogate pair, which is no Unicode") from error
-    return document
-
-
-_LONG_NUMBER = re.compile(r"[eE]\+?[0-9]{3}|[0-9]{300}")
-
-
-def _decode(text: str, hooks: dict[str, Any]) -> Any:
-    return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_int=_bounded, **hooks)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"key {show(twice)} stands twice in one object")
-    return document
-
-
-class _OddNumberError(ValueError):
-    """A number that JSON does not have, or that does not fit."""
-
-
-class _Odd(str):
-    """Such a number, kept as it is written to find its place."""
-
-
-def _keep_odd(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    def keep(digits: str) -> Any:
-        try:
-            return read(digits)
-        except _OddNumberError:
-            return _Odd(digits)
-
-    return keep
-
-
-def _find_odd(document: Any, place: str = "") -> str:
-    """Return the place of the first odd number in a document; empty where there is none."""
-    if isinstance(document, _Odd):
-        return place or "the whole file"
-    inner = (
-        document.items() if isinstance(document, dict) else enumerate(document if isinstance(document, list) else ())
-    )
-    return next(
-        (found for key, value in inner if (found := _find_odd(value, f"{place}.{key}" if place else str(key)))), ""
-    )
-
-
-def _refuse_constant(word: str) -> None:
-    raise _OddNumberError(f"{word}, which is no number of JSON")
-
-
-def _bounded(digits: str) -> int:
-    if len(digits) > 20 or not -(2**63) <= (number := int(digits)) < 2**63:
-        raise _OddNumberError(f"the whole number {show(digits)}, which does not fit into 64 bits")
-    return number
-
-
-def _finite(digits: str) -> float:
-    if not math.isfinite(number := float(digits)):
-        raise _OddNumberError(f"the number {show(digits)}, which is not finite")
-    return number
 
 
 def read_words(value: Any, source: str) -> Any:

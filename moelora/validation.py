@@ -11,8 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from moelora.errors import nearest
-from moelora.reading import show
+from moelora.errors import nearest, show
 
 
 @cache
@@ -98,7 +97,9 @@ def _explain(error: Any) -> str:
     described = error.schema.get("description") if isinstance(error.schema, dict) else None
     if error.validator in ("oneOf", "anyOf", "pattern") and described:
         return f"{at} must be {described}, found {show(error.instance)}"
-    if error.validator in ("minLength", "maxLength", "pattern", "uniqueItems", "minItems", "maxItems"):
+    if error.validator == "pattern":
+        return f"{at}: {show(error.instance)} does not match {show(error.validator_value)}"
+    if error.validator in ("minLength", "maxLength", "uniqueItems", "minItems", "maxItems"):
         return f"{at}: found {show(error.instance)}, expected {error.validator} {show(error.validator_value)}"
     return f"{at}: {error.message[:300]}"
 

@@ -10,9 +10,8 @@ from typing import Any
 from moelora.claims.claim import METRICS, Claim, Key, Recipe, kind_of
 from moelora.claims.shapes import SIZES
 from moelora.config import ConfigDir
-from moelora.errors import ConfigError, nearest
+from moelora.errors import ConfigError, nearest, show
 from moelora.methods import get_method
-from moelora.reading import show
 
 
 def load_documents(config: ConfigDir) -> dict[str, dict[str, Any]]:

@@ -21,7 +21,7 @@ from moelora.interchange.mixlora_tensors import (
     name_tensors,
     read_weights,
 )
-from moelora.training.strangers import check_place
+from moelora.strangers import check_place
 from moelora.tuners import MixLoraConfig, MixLoraFeedForward, MixtureLinear
 
 CONFIG_FILE = "adapter_config.json"

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moelora.errors import AdapterError, nearest
-from moelora.reading import show
-from moelora.training.strangers import refuse_code
+from moelora.errors import AdapterError, nearest, show
+from moelora.strangers import refuse_code
 
 PEFT_TYPE = "MIXLORA"
 # Their names for what ours call a router. Package mixlora knows the first only.

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from moelora.errors import AdapterError
 from moelora.interchange.mixlora_config import FEED_FORWARD, ForeignSettings
-from moelora.training.strangers import check_place, read_header, refuse_odd_numbers
+from moelora.strangers import check_place, read_header, refuse_odd_numbers
 from moelora.tuners.targets import base_modules
 
 BINARY_FILE = "adapter_model.bin"

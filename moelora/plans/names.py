@@ -3,8 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from moelora.errors import ConfigError
-from moelora.reading import show
+from moelora.errors import ConfigError, show
 
 LONGEST = 200
 """Characters of one part of a path; file systems take 255, and temporary files have longer names than their targets."""

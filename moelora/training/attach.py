@@ -11,10 +11,10 @@ from moelora.errors import AdapterError, ConfigError
 from moelora.methods import AttachContext, Method, get_method
 from moelora.models import BaseModel, load_base_model
 from moelora.seeds import derive_seed
+from moelora.strangers import read_header, refuse_odd_numbers
 from moelora.tasks import Task
 from moelora.training.matching import Matched, match_rank
 from moelora.training.state import seed_everything, trainable_tensors
-from moelora.training.strangers import read_header, refuse_odd_numbers
 
 HEAD_FILE = "head.safetensors"
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from moelora.errors import AdapterError, RecordError
 from moelora.files import read_object, sha256_file, write_sealed_json
+from moelora.strangers import inspect, refuse_other_base, refuse_other_meaning
 from moelora.sums import folder_sums, refuse_changed
 from moelora.training.identity import base_digest
-from moelora.training.strangers import inspect, refuse_other_base, refuse_other_meaning
 
 IDENTITY_FILE = "identity.json"
 LABELS = ("suite", "model", "task", "variant", "method", "seed")

@@ -13,7 +13,8 @@ def add_verb(verbs, name: str, handler: str, help_text: str) -> argparse.Argumen
 
 def json_text_or_file(text: str) -> dict:
     """Return the mapping that an argument holds, as JSON text or as the path of a JSON file."""
-    from moelora.reading import parse_json, show
+    from moelora.errors import show
+    from moelora.strict_json import parse_json
 
     try:
         document = parse_json(text if text.lstrip().startswith("{") else Path(text).read_text(encoding="utf-8"))

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from world import plan, task_document, write_plan
 
+from moelora import strangers
 from moelora.cli import main
 from moelora.errors import AdapterError, MoeloraError
 from moelora.files import atomic_write_json, read_json
-from moelora.training import strangers
 from moelora.training.attach import attach, load_adapter
 from moelora.training.identity import open_run
 from moelora.training.run import carry_out

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from moelora.errors import AdapterError
+from moelora.errors import AdapterError, show
 from moelora.files import read_object
-from moelora.reading import parse_json, show
+from moelora.strict_json import parse_json
 
 TENSOR_FILES = ("adapter_model.safetensors", "trainable.safetensors", "head.safetensors")
 CONFIG_FILE = "adapter_config.json"
