@@ -220,7 +220,8 @@ def unproven_warnings(unproven: Mapping[str, str]) -> list[str]:
     if not unproven:
         return []
     named = {words.method_label(method): why for method, why in unproven.items()}
-    return [f"{tables.unproven_note(named)} Its numbers may not be those of the method: {REMEDY}."]
+    whose = "Its numbers" if len(named) == 1 else "Their numbers"
+    return [f"{tables.unproven_note(named)} {whose} may not be those that the code gives now: {REMEDY}."]
 
 
 def _make_folder(folder: Path) -> None:

@@ -65,7 +65,13 @@ def unproven_note(marked: Mapping[str, str]) -> str:
     reasons: dict[str, list[str]] = {}
     for method, why in marked.items():
         reasons.setdefault(why, []).append(method)
-    return "; ".join(f"{words.listing(methods)} {why}" for why, methods in reasons.items()) + "."
+
+    def say(methods: list[str], why: str) -> str:
+        if len(methods) > 1:
+            why = why.replace("has ", "have ", 1).replace(" it ", " they ")
+        return f"{words.listing(methods)} {why}"
+
+    return "; ".join(say(methods, why) for why, methods in reasons.items()) + "."
 
 
 def score_entry(cell: Cell, bounds: tuple[float, float] | None = None) -> Entry:
