@@ -6,6 +6,8 @@
 #
 # `snakemake --lint` asks for a conda environment or container in every rule. The exception: all rules run in the
 # environment that runs Snakemake (requirements.lock; environment.yml for conda), because torch a rule would be gigabytes.
+# It also warns of the variable LAUNCH in the command of `train`: as a parameter it would train everything again whenever
+# the number of processes changes, which changes no number beyond rounding.
 import sys
 from pathlib import Path
 

@@ -12,6 +12,22 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["MOELORA_DEVICE"] = "cpu"  # tests state what the CPU gives; GPU tests are marked and choose for themselves
 
 
+@pytest.fixture
+def heard():
+    """Return what moelora's logger says, line by line, whichever handlers it has and gets."""
+    from moelora.progress import logger
+
+    messages: list[str] = []
+
+    def hear(record):
+        messages.append(record.getMessage())
+        return True
+
+    logger.addFilter(hear)
+    yield messages
+    logger.removeFilter(hear)
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
     """Return a folder with small data and small base models."""

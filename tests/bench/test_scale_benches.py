@@ -32,7 +32,7 @@ def test_a_command_is_timed_with_its_children(tmp_path):
     cpu, wall, memory, text = pipeline_scale.timed([sys.executable, "-c", parent], tmp_path)
     alone, *_ = pipeline_scale.timed([sys.executable, "-c", "pass"], tmp_path)
     assert text == "True\n"
-    assert cpu > alone and wall > 0 and 0 < memory < 1
+    assert cpu > alone and wall > 0 and memory > 0
 
 
 def test_a_command_that_fails_is_not_timed(tmp_path):

@@ -159,7 +159,7 @@ def test_an_adapter_from_before_a_setting_was_there_has_its_default(world, tmp_p
     load_parent(attached, run)
     del identity["settings"]
     (adapter / "identity.json").write_text(json.dumps(identity))
-    with pytest.raises(AdapterError, match="belongs to another"):
+    with pytest.raises(AdapterError, match="'settings' is missing, expected a dict"):
         load_parent(fresh(world, document), run)  # what it says nothing of is not taken for granted
     (adapter / "identity.json").write_text(json.dumps(identity | {"settings": document["settings"]}))
     trained = fresh(world, document)

@@ -60,22 +60,20 @@ def run(finished, world, tmp_path):
     return open_run(tmp_path / "copy" / path, "test", world / "data", world / "encoder")
 
 
-def lines(caplog, word):
-    return [line for line in caplog.messages if word in line]
+def lines(messages, word):
+    return [line for line in messages if word in line]
 
 
 @pytest.mark.parametrize("damage", [truncate, change_a_digit])
-def test_a_damaged_train_json_is_noticed_and_made_again(finished, run, caplog, monkeypatch, damage):
-    monkeypatch.setattr("moelora.progress.logger.propagate", True)
+def test_a_damaged_train_json_is_noticed_and_made_again(finished, run, heard, damage):
     damage(run.folder / "train.json")
     (run.folder / "record.json").unlink()
     assert stable(carry_out(run, evaluate=True)) == stable(finished[2])
-    assert len(lines(caplog, "train.json")) == 1
+    assert len(lines(heard, "train.json")) == 1
 
 
 @pytest.mark.parametrize("damage", [truncate, change_a_digit])
-def test_a_damaged_record_is_refused_by_collect_and_made_again(finished, run, caplog, monkeypatch, damage):
-    monkeypatch.setattr("moelora.progress.logger.propagate", True)
+def test_a_damaged_record_is_refused_by_collect_and_made_again(finished, run, heard, damage):
     record = run.folder / "record.json"
     whole = record.read_bytes()
     assert len(collect_records([record]))
@@ -83,7 +81,7 @@ def test_a_damaged_record_is_refused_by_collect_and_made_again(finished, run, ca
     with pytest.raises(RecordError, match=r"record\.json (is truncated|was changed since it was written)"):
         collect_records([record])
     assert stable(carry_out(run, evaluate=True)) == stable(finished[2])
-    assert len(lines(caplog, "record.json")) == 1
+    assert len(lines(heard, "record.json")) == 1
     assert stable(json.loads(record.read_bytes())) == stable(json.loads(whole))
 
 
@@ -100,15 +98,14 @@ def test_damage_beside_a_record_is_noticed_and_made_again(finished, run, name, d
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "identity.json"])
-def test_a_damaged_adapter_is_trained_again(finished, run, caplog, monkeypatch, name):
-    monkeypatch.setattr("moelora.progress.logger.propagate", True)
+def test_a_damaged_adapter_is_trained_again(finished, run, heard, name):
     path = run.folder / "adapter" / name
     whole = path.read_bytes()
     flip(path, 0.9)
     (run.folder / "record.json").unlink()
     assert stable(carry_out(run, evaluate=True)) == stable(finished[2])
     assert path.read_bytes() == whole
-    assert len(lines(caplog, "training again")) == 1
+    assert len(lines(heard, "training again")) == 1
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "identity.json"])

@@ -45,8 +45,7 @@ def test_a_state_comes_back_with_its_generators(saved):
     assert torch.equal(torch.rand(3), following)
 
 
-def test_every_flipped_bit_of_a_state_is_noticed_though_torch_would_take_many(saved, caplog, monkeypatch):
-    monkeypatch.setattr("moelora.progress.logger.propagate", True)
+def test_every_flipped_bit_of_a_state_is_noticed_though_torch_would_take_many(saved, heard):
     path, _ = saved
     data, chance, unnoticed = path.read_bytes(), random.Random(0), 0
     model, optimizer, scheduler = subject()
@@ -54,9 +53,9 @@ def test_every_flipped_bit_of_a_state_is_noticed_though_torch_would_take_many(sa
     for place in sorted(chance.sample(range(len(data)), 60)):
         damaged = data[:place] + bytes([data[place] ^ 1 << chance.randrange(8)]) + data[place + 1 :]
         path.write_bytes(damaged)
-        caplog.clear()
+        heard.clear()
         assert load_state(path, model, optimizer, scheduler) is None
-        assert len(caplog.messages) == 1 and "its bytes are not those that were written" in caplog.messages[0]
+        assert len(heard) == 1 and "its bytes are not those that were written" in heard[0]
         try:
             torch.load(io.BytesIO(damaged[:-SUM_BYTES]), weights_only=True)
             unnoticed += 1
@@ -66,20 +65,19 @@ def test_every_flipped_bit_of_a_state_is_noticed_though_torch_would_take_many(sa
     assert torch.equal(model.weight, before)
 
 
-def test_a_cut_or_foreign_state_costs_its_steps_only(saved, caplog, monkeypatch):
-    monkeypatch.setattr("moelora.progress.logger.propagate", True)
+def test_a_cut_or_foreign_state_costs_its_steps_only(saved, heard):
     path, _ = saved
     model, optimizer, scheduler = subject(width=5)
     assert load_state(path, model, optimizer, scheduler) is None
-    assert "it holds other parameters than the model trains" in caplog.messages[-1]
+    assert "it holds other parameters than the model trains" in heard[-1]
     model, optimizer, scheduler = subject()
     data = path.read_bytes()
     for length in (0, 10, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:length])
         assert load_state(path, model, optimizer, scheduler) is None
     path.unlink()
-    caplog.clear()
-    assert load_state(path, model, optimizer, scheduler) is None and not caplog.messages
+    heard.clear()
+    assert load_state(path, model, optimizer, scheduler) is None and not heard
 
 
 def test_a_run_whose_state_is_damaged_ends_with_the_same_bytes(world, tmp_path, monkeypatch):

@@ -9,7 +9,10 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 # Explained at the top of the Snakefile.
-EXCEPTIONS = {"Specify a conda environment or container for each rule."}
+EXCEPTIONS = {
+    "Specify a conda environment or container for each rule.",
+    "Shell command directly uses variable LAUNCH from outside of the rule",
+}
 
 
 def test_rules_are_formatted():
@@ -27,4 +30,5 @@ def test_lint_finds_only_what_is_explained(checkout):
     output = checkout.snakemake("--lint", "--configfile", "workflow/config/suites/glue-minilm.yaml", check=False)
     found = set(re.findall(r"^    \* (.*?):?$", output, flags=re.MULTILINE))
     assert found == EXCEPTIONS
-    assert "conda environment or container" in (REPOSITORY / "Snakefile").read_text()
+    explained = (REPOSITORY / "Snakefile").read_text()
+    assert "conda environment or container" in explained and "LAUNCH" in explained

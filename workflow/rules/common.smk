@@ -30,9 +30,7 @@ def load_expansion():
             for key in workflow.config_settings.config
         }
         suite = {
-            key: value
-            for key, value in {**config, **given}.items()
-            if key != "suite"
+            key: value for key, value in {**config, **given}.items() if key != "suite"
         }
         for path in files:
             # Snakemake's own loader would keep the last of two equal keys, silently.
@@ -122,7 +120,8 @@ def get_model_sources(wildcards):
 def get_source_options(model):
     """Return ``--data`` and ``--base`` of a command about one model."""
     return " ".join(
-        f"--{kind} {shlex.quote(path)}" for kind, path in get_source_paths(model).items()
+        f"--{kind} {shlex.quote(path)}"
+        for kind, path in get_source_paths(model).items()
     )
 
 

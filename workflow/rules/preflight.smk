@@ -15,4 +15,4 @@ if SUITE["preflight"] is not None:
             fingerprint=get_command_fingerprint("moelora.preflight.command"),
         shell:
             "python -m moelora preflight {input:q} --config-dir {params.config_dir:q} "
-            "--results \"$(dirname \"$(dirname {input:q})\")\" --out {output:q} > {log:q} 2>&1"
+            '--results "$(dirname "$(dirname {input:q})")" --out {output:q} > {log:q} 2>&1'

@@ -21,7 +21,7 @@ rule claims:
         config=str(CONFIG_DIR.path),
     shell:
         "python -m moelora claims --records {input.records:q} --costs {input.costs:q} --config-dir {params.config:q} "
-        "--out \"$(dirname {output.page:q})\" > {log:q} 2>&1"
+        '--out "$(dirname {output.page:q})" > {log:q} 2>&1'
 
 
 rule report:
@@ -57,4 +57,4 @@ rule report:
     shell:
         "python -m moelora report --records {input.records:q} --costs {input.costs:q} --stability {input.stability:q} "
         "--speed {input.speed:q} --search {input.search:q} --claims {input.claims:q} --suite {input.suite:q} --title {params.title:q} "
-        "--out \"$(dirname {output.page:q})\" > {log:q} 2>&1"
+        '--out "$(dirname {output.page:q})" > {log:q} 2>&1'
