@@ -75,15 +75,6 @@ def test_transfer_waits_for_the_job_that_trains_its_adapter(checkout):
     assert jobs == {
         "all": 1, "claims": 1, "collect": 1, "costs": 2, "preflight": 1, "report": 1, "train": 66, "tune": 12,
     }  # fmt: skip
-        "all": 1,
-        "claims": 1,
-        "collect": 1,
-        "costs": 2,
-        "preflight": 1,
-        "report": 1,
-        "train": 66,
-        "tune": 12,
-    }
     manifests = "results/dense-moe-lora/jobs/roberta-base--lora@notebook--"
     output = checkout.snakemake("-n", *suite, "--", f"{manifests}sst2-to-mrpc.json")
     assert checkout.dry_run(*suite, "--", f"{manifests}sst2-to-mrpc.json") == {"preflight": 1, "train": 2}
