@@ -158,6 +158,6 @@ def test_methods_that_did_not_pass_the_battery_are_marked(tiny_suite, tmp_path, 
     table = (tmp_path / "tables" / "headline.md").read_text(encoding="utf-8")
     assert "| MixLoRA‡ |" in table and "| LoRA |" in table and "| LoRA-SMoE‡ |" in table
     assert "MixLoRA has changed since it passed the battery" in table
-    assert "LoRA-SMoE and Full fine-tuning have not" not in table
+    assert "LoRA-SMoE and Full fine-tuning have not passed the battery" in table
     page = " ".join(read(tmp_path).text)
     assert "LoRA-SMoE" in page and "have not passed the battery" in page and "make battery" in page
