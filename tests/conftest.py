@@ -1,12 +1,15 @@
 """Fixtures that several parts of the tests use."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "training"))
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so for what a shell starts in the background; tests send it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["MOELORA_DEVICE"] = "cpu"  # tests state what the CPU gives; GPU tests are marked and choose for themselves

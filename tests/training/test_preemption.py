@@ -65,8 +65,6 @@ def test_a_signal_in_a_step_is_heard_after_it_and_the_run_goes_on_from_there(
             send(number)
         return one_step(*given)
 
-    if number == signal.SIGINT:  # who starts the tests in the background has it ignored, and what is ignored stays so
-        signal.signal(number, signal.default_int_handler)
     with monkeypatch.context() as patch:
         patch.setattr(loop, "one_step", signalled)
         with pytest.raises(SystemExit) as left:

@@ -101,8 +101,9 @@ def test_hostile_names_end_before_the_graph_with_one_message(checkout):
     (checkout.path / "hostile.yaml").write_text(yaml.safe_dump({**suite, "title": title}))
     output = checkout.snakemake("-n", "-p", "--configfile", "hostile.yaml")
     line = next(line for line in output.splitlines() if "moelora report" in line)
+    command = line.strip().removeprefix("Shell command: ").rpartition(" > ")[0]
     words = subprocess.run(
-        ["/bin/bash", "-c", f"python() {{ printf '%s\\0' \"$@\"; }}; {line.strip().rpartition(' > ')[0]}"],
+        ["/bin/bash", "-c", f"python() {{ printf '%s\\0' \"$@\"; }}; {command}"],
         capture_output=True, cwd=checkout.path, check=True,
     ).stdout.decode().split("\0")  # fmt: skip
     assert words[words.index("--title") + 1] == title
