@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.plans import copy_plan, plan_parser
 from moelora.startup import leave_out_bitsandbytes
 
 LIBRARIES = ("torch", "transformers", "peft", "datasets", "accelerate", "pandas")
@@ -110,30 +111,6 @@ def put_clocks(clock: Clock) -> None:
         setattr(holder, name, clock.around(getattr(holder, name), part))
 
 
-def copy_plan(path: Path, folder: Path, steps: int, limit: int) -> Path:
-    """Write the plan with fewer steps and items as a run of its own; return its path.
-
-    Raises:
-        ConfigError: The plan waits for an allocation or for another run.
-    """
-    from moelora.errors import ConfigError
-    from moelora.files import atomic_write_json, read_json
-
-    plan = read_json(path, "plan")
-    resolved = path.with_name("resolved.json")
-    if plan.get("pending") and resolved.is_file():
-        plan = read_json(resolved, "plan")
-        plan.pop("pending", None)
-    if plan.get("pending"):
-        raise ConfigError(f"{path} waits for {', '.join(plan['pending'])}; profile it after its run, or another plan")
-    plan["training"].pop("epochs", None)
-    plan["training"]["max_steps"] = steps
-    plan["evaluation"]["limit"] = limit
-    target = folder / "suite" / "model" / "task" / "variant" / "seed0" / "plan.json"
-    atomic_write_json(target, plan)
-    return target
-
-
 def profile(arguments: argparse.Namespace) -> Clock:
     """Carry out a copy of the plan and return the clock."""
     clock = Clock(last=(0.0, time.perf_counter()))
@@ -182,11 +159,7 @@ def _rows(parts: dict[str, list[float]]) -> list[str]:
 
 def main(words: "list[str] | None" = None) -> int:
     """Profile a plan and print the tables."""
-    parser = argparse.ArgumentParser(prog="python -m bench.run_profile", description=__doc__)
-    parser.add_argument("plan", type=Path)
-    parser.add_argument("--data", type=Path, help="built-in data, as `moelora train` takes it")
-    parser.add_argument("--base", type=Path, help="base model that the suite built, as `moelora train` takes it")
-    parser.add_argument("--steps", type=int, default=50)
+    parser = plan_parser("bench.run_profile", __doc__, 50)
     parser.add_argument("--limit", type=int, default=200, help="items to score")
     arguments = parser.parse_args(words)
     from moelora.errors import MoeloraError

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.pipeline_scale import timed
-from bench.run_profile import copy_plan
+from bench.plans import copy_plan
 
 
 def copy_seeds(plan: Path, seeds: int, folder: Path) -> list[Path]:

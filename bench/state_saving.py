@@ -5,14 +5,13 @@ can ask for, and as often as the plan asks. Printed is the time inside `save_sta
 and how many states were due, saved and put off. Wall time on purpose: most of a save is waiting for the disk.
 """
 
-import argparse
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.run_profile import copy_plan
+from bench.plans import copy_plan, plan_parser
 
 
 @dataclass
@@ -85,11 +84,7 @@ def table(found: list[Saves]) -> str:
 
 def main(words: "list[str] | None" = None) -> int:
     """Measure a plan and print the table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.state_saving", description=__doc__)
-    parser.add_argument("plan", type=Path)
-    parser.add_argument("--data", type=Path, help="built-in data, as `moelora train` takes it")
-    parser.add_argument("--base", type=Path, help="base model that the suite built, as `moelora train` takes it")
-    parser.add_argument("--steps", type=int, default=200)
+    parser = plan_parser("bench.state_saving", __doc__, 200)
     options = parser.parse_args(words)
     from moelora.errors import MoeloraError
 

@@ -88,6 +88,7 @@ def test_a_lock_that_cannot_be_written_is_named(tmp_path, monkeypatch):
 
 
 def test_of_several_processes_of_one_run_the_first_holds_the_lock_for_all(tmp_path, monkeypatch):
+    monkeypatch.setattr("moelora.locks.time.sleep", lambda seconds: pytest.fail("waited for the lock"))
     with run_lock(tmp_path, "a run"):
         monkeypatch.setenv("RANK", "1")
         with run_lock(tmp_path, "a run"):  # does not wait
