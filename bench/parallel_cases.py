@@ -16,8 +16,9 @@ from bench.parallel_models import PAD, ROWS, TRAINING, OneProcess, make_attached
 from moelora.errors import AdapterError, ConfigError
 from moelora.training.attach import Attached, adapter_file, save_adapter
 from moelora.training.device import make_accelerator
+from moelora.training.launch import crew_of
 from moelora.training.loop import LoopResult, one_step, train_loop
-from moelora.training.processes import OtherProcessError, ProcessError, crew_of
+from moelora.training.processes import OtherProcessError, ProcessError
 from moelora.training.run import balance_of
 from moelora.training.state import seed_everything, trainable_tensors
 from moelora.tuners.sharding import shard, whole

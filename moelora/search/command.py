@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
         MoeloraError: data, model or disk stand in the way.
     """
     from moelora.search.worker import work
-    from moelora.training.processes import refuse_several
+    from moelora.training.launch import refuse_several
 
     start_logging()
     refuse_several("search")

@@ -80,7 +80,7 @@ def _join_others() -> Any:
     """Return the processes that train together; set how many threads each computes on."""
     import torch
 
-    from moelora.training.processes import join
+    from moelora.training.launch import join
 
     if threads := os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(threads))

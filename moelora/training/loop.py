@@ -19,9 +19,9 @@ from moelora.methods import Hooks
 from moelora.models import select_head
 from moelora.progress import Progress, logger
 from moelora.training.encode import ANSWERS, Encoded, collate
+from moelora.training.launch import crew_of
 from moelora.training.losses import loss_items, summed_loss
 from moelora.training.preemption import agree, leave
-from moelora.training.processes import crew_of
 from moelora.training.state import Pace, load_state, random_state, save_state, set_random_state, trainable_tensors
 from moelora.tuners.sharding import local_part
 

@@ -14,10 +14,8 @@ told at the next signal and raised in all, so that nobody waits for somebody who
 """
 
 import contextlib
-import dataclasses
 import datetime
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,12 +26,11 @@ from moelora.errors import ConfigError, MoeloraError
 from moelora.memory import is_out_of_memory
 from moelora.progress import logger
 from moelora.seeds import derive_seed
+from moelora.training.exchanges import Part, cut_buckets, gather, generators, set_generators, take_part
 
 FINE, OUT_OF_MEMORY, FAILED = 0, 1, 2
-UNSUPPORTED = ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")
 WISHES = 4
 PATIENCE = datetime.timedelta(days=365)  # the main process may score for days before it trains the next run
-BUCKET_BYTES = 64 * 2**20  # gradients are exchanged in pieces of this size, which bounds the memory for copies
 
 
 class ProcessError(MoeloraError):
@@ -48,32 +45,6 @@ class LostProcessError(MoeloraError):
 
 class OtherProcessError(RuntimeError):
     """Another process of the run stopped with an error that nobody expected."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """A process's share of a micro-batch.
-
-    Attributes:
-        examples: What it computes, never nothing: all processes must take part in every pass.
-        counts: Whether that counts; false where there were fewer examples than processes.
-        length: To which all processes pad, so that none has other positions than one process would have.
-    """
-
-    examples: list
-    counts: bool = True
-    length: "int | None" = None
-
-    @property
-    def weight(self) -> int:
-        """Return by how much its loss is multiplied."""
-        return int(self.counts)
-
-
-def take_part(micro_batch: list, rank: int, world: int) -> Part:
-    """Return one process's share of a micro-batch."""
-    own = micro_batch[rank::world]
-    return Part(own or micro_batch[:1], bool(own), max(len(example.ids) for example in micro_batch))
 
 
 class Alone:
@@ -310,13 +281,13 @@ class Several(Alone):
 
     def save(self, write: Callable, path: Any, model: Any, optimizer: Any, scheduler: Any, progress: dict) -> None:
         """Let the main process write the state, with the random generators of all."""
-        generators = self._gather(_generators())
+        every = self._gather(generators())
         if self.sharded:
             from moelora.tuners.sharding import WholeModel, WholeOptimizer
 
             model, optimizer = WholeModel(model), WholeOptimizer(optimizer)
         if self.main:
-            write(path, model, optimizer, scheduler, {**progress, "generators": generators})
+            write(path, model, optimizer, scheduler, {**progress, "generators": every})
 
     def restore(self, read: Callable, path: Any, model: Any, optimizer: Any, scheduler: Any) -> "dict | None":
         """Let the main process read the state and hand it to all; return its progress.
@@ -340,9 +311,9 @@ class Several(Alone):
         with self.together():
             place_tensors(model, optimizer, tensors, optimizer_state)
             scheduler.load_state_dict(scheduler_state)
-        generators = progress.get("generators") or []
-        if len(generators) == self.world:
-            _set_generators(generators[self.rank])
+        saved = progress.get("generators") or []
+        if len(saved) == self.world:
+            set_generators(saved[self.rank])
         elif not self.main:
             torch.manual_seed(derive_seed("process", self.rank, self.world, progress["step"]))
         return progress
@@ -386,126 +357,3 @@ class Several(Alone):
                 f"trained by {self.world} processes from step {start + 1} on: each draws its own dropout masks; all "
                 f"else is as in one process up to rounding{'; parameters sharded (FSDP)' if self.sharded else ''}"
             )
-
-
-class _Gather(torch.autograd.Function):
-    """The vectors of all processes; only this process's own has a gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, own: torch.Tensor) -> torch.Tensor:
-        every = [torch.empty_like(own) for _ in range(torch.distributed.get_world_size())]
-        torch.distributed.all_gather(every, own.contiguous())
-        return torch.stack(every)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        return gradient[torch.distributed.get_rank()]
-
-
-def gather(own: torch.Tensor) -> torch.Tensor:
-    """Return the vectors (S,) of all processes as (processes, S).
-
-    Where all compute the same scalar from it, the gradients of the processes add up to the scalar's gradient.
-    """
-    return _Gather.apply(own)
-
-
-def cut_buckets(tensors: list[torch.Tensor], size: int = BUCKET_BYTES) -> Iterator[list[torch.Tensor]]:
-    """Yield tensors in lists of about ``size`` bytes, each of one dtype and device, in an order all processes share."""
-    kinds: dict[tuple, list[torch.Tensor]] = {}
-    for tensor in tensors:
-        kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor)
-    for group in kinds.values():
-        bucket, filled = [], 0
-        for tensor in group:
-            if bucket and filled + tensor.nbytes > size:
-                yield bucket
-                bucket, filled = [], 0
-            bucket.append(tensor)
-            filled += tensor.nbytes
-        yield bucket
-
-
-def _generators() -> dict[str, torch.Tensor]:
-    """Return this process's states of torch's random generators."""
-    found = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        found["cuda"] = torch.cuda.get_rng_state()
-    return found
-
-
-def _set_generators(states: dict[str, torch.Tensor]) -> None:
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
-
-
-_joined: "Several | None" = None
-
-
-def join() -> Alone:
-    """Return this process among those that were started together; the first call of all meets the others.
-
-    Raises:
-        ConfigError: the launcher asks for a way of sharding that is not supported.
-    """
-    global _joined
-    sharded = asks_for_sharding(os.environ)
-    os.environ["ACCELERATE_USE_FSDP"] = "false"  # accelerate itself would shard by its own rules, and never on a CPU
-    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return ALONE
-    if _joined is None:
-        from accelerate import PartialState
-
-        from moelora.training.device import choose_device
-
-        PartialState(cpu=choose_device().type == "cpu")
-        _joined = Several(sharded)
-    return _joined
-
-
-def refuse_several(verb: str) -> None:
-    """Refuse to be one of several processes.
-
-    Raises:
-        ConfigError: this process is one of several.
-    """
-    if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(
-            f"'moelora {verb}' was started in {os.environ['WORLD_SIZE']} processes, which would each do all of it; "
-            "only 'moelora train' and 'moelora evaluate' share their work, so start it plainly"
-        )
-
-
-def crew_of(accelerator: Any) -> Alone:
-    """Return the processes that an accelerator belongs to."""
-    global _joined
-    if accelerator.num_processes == 1:
-        return ALONE
-    if _joined is None:
-        _joined = Several()
-    return _joined
-
-
-def asks_for_sharding(environment: Any) -> bool:
-    """Say whether the launcher asks for FSDP, as ``accelerate launch`` puts it into the environment.
-
-    Raises:
-        ConfigError: it asks for what is not supported: FSDP's first version, parameters kept in the memory of the CPU,
-            or another way of splitting a model.
-    """
-    for name in UNSUPPORTED:
-        if environment.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
-            kind = name.lower().replace("_", " ")
-            raise ConfigError(
-                f"the launcher asks for {kind}, which is not supported; launch with --multi_gpu (data parallelism) or "
-                "--use_fsdp --fsdp_version 2"
-            )
-    if environment.get("ACCELERATE_USE_FSDP", "false").lower() != "true":
-        return False
-    version, offload = environment.get("FSDP_VERSION", "1"), environment.get("FSDP_OFFLOAD_PARAMS", "false")
-    if version != "2":
-        raise ConfigError(f"FSDP version {version} is not supported; launch with --fsdp_version 2")
-    if offload.lower() == "true":
-        raise ConfigError("FSDP with parameters offloaded to the CPU is not supported; leave --fsdp_offload_params out")
-    return True

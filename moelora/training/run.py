@@ -30,8 +30,8 @@ def train_run(run: Run) -> Any:
         Preempted: a signal asked the process to leave; what was trained so far is in the run's state.
     """
     from moelora.training.attach import adapter_file, attach, load_adapter
+    from moelora.training.launch import crew_of
     from moelora.training.parent import load_parent
-    from moelora.training.processes import crew_of
 
     plan, parent = run.plan, run.plan.get("parent")
     tasks = load_tasks(plan, run.data_dir)

@@ -163,7 +163,7 @@ def run(options: argparse.Namespace) -> int:
     from moelora.plans import resolve
     from moelora.plans.reading import read_plan
     from moelora.training.identity import suite_root
-    from moelora.training.processes import refuse_several
+    from moelora.training.launch import refuse_several
     from moelora.training.sources import load_tasks
 
     start_logging()

@@ -20,8 +20,8 @@ from subjects import Subject, assert_close, gradients, move, values
 import moelora.routers
 import moelora.tuners
 from moelora.training.device import make_accelerator
+from moelora.training.launch import crew_of
 from moelora.training.loop import one_step
-from moelora.training.processes import crew_of
 from moelora.training.run import balance_of
 
 KIND, ROWS = "llama", 8

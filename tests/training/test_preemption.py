@@ -199,7 +199,7 @@ import os, signal, sys
 import torch
 from accelerate import Accelerator
 from moelora.training.preemption import agree, deferring, leave, listening
-from moelora.training.processes import crew_of
+from moelora.training.launch import crew_of
 rank = 0 if os.fork() else 1
 os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
 crew = crew_of(Accelerator(cpu=True))

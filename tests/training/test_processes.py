@@ -11,17 +11,10 @@ import torch
 from moelora.errors import ConfigError
 from moelora.losses import BALANCE_LOSSES
 from moelora.routers import top_k
+from moelora.training.exchanges import Part, cut_buckets, take_part
 from moelora.training.fit import fit
-from moelora.training.processes import (
-    ALONE,
-    Part,
-    asks_for_sharding,
-    crew_of,
-    cut_buckets,
-    join,
-    refuse_several,
-    take_part,
-)
+from moelora.training.launch import asks_for_sharding, crew_of, join, refuse_several
+from moelora.training.processes import ALONE
 from moelora.tuners.routing import Balance, RoutingContext, balance_loss
 from moelora.tuners.sharding import KeptState, blocks, own_part, place_tensors, whole
 
