@@ -22,16 +22,19 @@ def main(arguments: "list[str] | None" = None) -> int:
     parser = build_parser()
     options = parser.parse_args(arguments)
     from moelora.errors import MoeloraError
+    from moelora.startup import leave_out_bitsandbytes, quick_imports
 
+    options.alone = arguments is None  # a process of its own
     try:
-        if arguments is None:  # a process of its own
-            from moelora.startup import leave_out_bitsandbytes
+        if options.alone:
             from moelora.turns import attend
 
             sys.excepthook = _print_discreetly
             attend()
             leave_out_bitsandbytes(_plans(options))
-        code = _load(options.handler)(options)
+        with quick_imports(options.alone):
+            handler = _load(options.handler)
+        code = handler(options)
         sys.stdout.flush()
         return int(code or 0)
     except MoeloraError as error:

@@ -1,5 +1,6 @@
 """What a process of the command line leaves unimported, and when it must not."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import sys
 import pytest
 
 from moelora.cli import main
-from moelora.startup import leave_out_bitsandbytes, may_be_quantised
+from moelora.startup import leave_out_bitsandbytes, may_be_quantised, quick_imports
 
 HUB = {"source": {"hub": "some/model", "revision": None}}
 
@@ -78,3 +79,42 @@ def test_the_libraries_take_it_as_absent_and_the_compiler_stays_unimported(folde
         "assert 'torch._inductor.compile_fx' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_what_is_imported_quickly_is_kept_from_the_garbage_collector():
+    frozen = gc.get_freeze_count()
+    try:
+        with quick_imports():
+            assert not gc.isenabled()
+            made = [[] for _ in range(1000)]
+        assert gc.isenabled()
+        assert gc.get_freeze_count() >= frozen + len(made)
+    finally:
+        gc.unfreeze()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_process_with_a_life_of_its_own_keeps_its_garbage_collector(enabled):
+    frozen = gc.get_freeze_count()
+    if not enabled:
+        gc.disable()
+    try:
+        with quick_imports(alone=enabled is False):
+            assert gc.isenabled() is enabled
+        assert (gc.isenabled(), gc.get_freeze_count()) == (enabled, frozen)
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_only_a_process_of_the_command_line_freezes_what_it_imported(alone):
+    call = "main()" if alone else "main(sys.argv[1:])"
+    code = f"import gc, sys; from moelora.cli import main; main and {call}; print(gc.get_freeze_count() > 0)"
+    said = subprocess.run(
+        [sys.executable, "-c", code, "collect", "--manifests", "absent", "--out", "absent"],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    ).stdout
+    assert said.splitlines()[-1] == str(alone)

@@ -133,6 +133,11 @@ class Expansion:
     def _manifest_by_folder(self) -> dict[str, str]:
         return {run.folder: job.manifest for job in self.jobs for run in job.runs}
 
+    def work(self, job: Job) -> int:
+        """Return how long a job lasts beside the others, in rough parts: trained runs, those of a mixture twice."""
+        trained = [run for run in job.runs if not is_untrained(run.variant, self.models[run.model])]
+        return sum(2 if run.variant.abilities.mixture else 1 for run in trained)
+
     def parent_manifests(self, job: Job) -> list[str]:
         """Return what the jobs leave that train the adapters which a job's runs start from, sorted."""
         return sorted({self._manifest_by_folder[run.parent] for run in job.runs if run.parent})

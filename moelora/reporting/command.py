@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> None:
         fingerprints=read_json(stale, "fingerprints") if stale else document.get("fingerprints") or {},
         speeds=[read_speed(path) for path in getattr(args, "speed", None) or []],
         stabilities=[read_stability(path) for path in sorted(map(Path, getattr(args, "stability", None) or []))],
+        workers=getattr(args, "workers", 1),
     )
 
 
@@ -97,6 +98,7 @@ def write_report(
     stabilities: Sequence[Mapping[str, Any]] = (),
     searched: Mapping[str, Any] | None = None,
     claims: ClaimsPart | None = None,
+    workers: int = 1,
 ) -> None:
     """Write `index.html`, `tables/` and `figures/` under `out`.
 
@@ -111,6 +113,7 @@ def write_report(
         stabilities: How sensitivities agree between samples, one a model and task.
         searched: The finished search of the suite, if it has one.
         claims: What published claims say of these runs, where the suite asks for it.
+        workers: Processes that draw figures side by side.
 
     Raises:
         OutputError: The folder can't be written.
@@ -150,7 +153,7 @@ def write_report(
             provenance.runs_table(suite),
         )
     }
-    drawn = figures.draw_all(suite, panels, effects, costs, stabilities)
+    drawn = figures.draw_all(suite, panels, effects, costs, stabilities, workers)
     compared = [_comparison(one) for one in speeds]
     drawn += [one.figure for one in compared if one.figure]
     others |= {table.name: table for one in compared for table in one.tables}

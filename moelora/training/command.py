@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import importlib
 import logging
 import os
 import shutil
@@ -13,6 +14,10 @@ from moelora.files import sha256_file, write_sealed_json
 from moelora.locks import LOCK_FILE, run_lock
 from moelora.plans import plan_hash
 from moelora.progress import logger, run_log, start_logging
+from moelora.startup import quick_imports
+
+NEEDED = ("datasets", "moelora.training.run", "moelora.training.loop", "moelora.evaluation.score")
+"""What every run imports sooner or later, if only through these."""
 
 
 def write_manifest(path: Path, runs: list) -> None:
@@ -58,6 +63,9 @@ def carry_out_all(options: argparse.Namespace, *, evaluate: bool) -> int:
 
     start_logging()
     with listening("job"):
+        with quick_imports(getattr(options, "alone", False)):
+            for module in NEEDED:
+                importlib.import_module(module)
         crew = _join_others()
         start_logging(str(options.log) if options.log and crew.main else None)
         if not crew.main:

@@ -33,6 +33,13 @@ def numbers(text: str) -> list[int]:
         raise argparse.ArgumentTypeError(f"expected whole numbers joined by commas, found {text!r}") from error
 
 
+def positive(text: str) -> int:
+    """Return a whole number above zero."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
+    return int(text)
+
+
 def add_sources(verb: argparse.ArgumentParser) -> None:
     """Add the options that say where built-in data and a built base model lie."""
     verb.add_argument("--data", type=Path, metavar="DIR", help="built-in data, where a task uses it")

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from moelora.verbs.options import add_verb
+from moelora.verbs.options import add_verb, positive
 
 
 def _add_collect(verbs) -> None:
@@ -22,6 +22,7 @@ def _add_report(verbs) -> None:
     verb.add_argument("--claims", type=Path, nargs="?", metavar="FILE", help="claims.json of `moelora claims`")
     verb.add_argument("--suite", type=Path, required=True, metavar="SUITE.json")
     verb.add_argument("--title", required=True)
+    verb.add_argument("--workers", type=positive, default=1, metavar="N", help="processes that draw figures")
     verb.add_argument("--out", type=Path, required=True, metavar="DIR")
 
 

@@ -82,3 +82,11 @@ def test_every_job_finds_its_parents_without_a_search_through_all(suite, monkeyp
         assert transfers and all(parents[name] == [f"jobs/{name.replace('mrpc-to-rte', 'mrpc')}.json"]
                                  for name in transfers)  # fmt: skip
         assert calls["manifest"] <= len(expansion.runs)
+
+
+def test_a_job_of_a_mixture_counts_twice_and_one_without_training_nothing():
+    expansion = expand(CONFIG / "suites" / "tiny.yaml", CONFIG)
+    work = {name: expansion.work(job) for name, job in expansion.job_by_name.items()}
+    assert work["tiny-decoder--mixlora"] == work["tiny-encoder--lora_smoe"] == 14
+    assert work["tiny-decoder--lora"] == work["tiny-decoder--lora-match-mixlora"] == work["tiny-encoder--base"] == 7
+    assert work["tiny-decoder--base"] == work["tiny-decoder--majority"] == 0

@@ -15,6 +15,13 @@ def drawn(tiny_suite):
     return figures.draw_all(suite, panels, cells.interference(panels), costs)
 
 
+def test_several_workers_draw_what_one_draws_in_its_order(drawn, tiny_suite):
+    frame, costs, document, _root = tiny_suite
+    suite = Suite.from_frame(frame, document)
+    panels = cells.panels(suite)
+    assert figures.draw_all(suite, panels, cells.interference(panels), costs, workers=3) == drawn
+
+
 def test_there_is_a_figure_of_each_family(drawn):
     families = {f.family for f in drawn}
     routed = {"routing", "overlap", "routers", "experts", "load"}

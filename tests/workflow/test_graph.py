@@ -25,6 +25,18 @@ def test_default_suite_is_tiny(checkout):
     }
 
 
+def test_what_others_wait_for_comes_first_and_then_the_longest_training(checkout):
+    found = {}
+    for block in re.split(r"\n(?:local)?rule ", checkout.snakemake("-n")):
+        job = re.search(r"log: results/tiny/logs/(\w+/\S+)\.log", block)
+        priority = re.search(r"priority: (\d+)", block)
+        if job:
+            found[job.group(1)] = int(priority.group(1)) if priority else 0
+    trained = [found[f"train/tiny-encoder--{label}"] for label in ("lora_smoe", "lora", "majority")]
+    assert trained == [14, 7, 0]
+    assert min(found["sensitivity/tiny-encoder--sum"], found["allocate/tiny-encoder--lora_smoe"]) > max(trained)
+
+
 def test_another_suite_inherits_nothing_from_the_default(checkout):
     expected = {
         "all": 1,

@@ -164,6 +164,11 @@ def get_job_requirements(wildcards):
     ]
 
 
+def get_training_priority(wildcards):
+    """Return the work in a job, roughly, for the scheduler: the longest first, so that no core is idle for long last."""
+    return EXPANSION.work(get_job(wildcards))
+
+
 def get_job_fingerprint(wildcards):
     """Return the fingerprint of the code behind a job's numbers."""
     return variant_fingerprint(get_job(wildcards).runs[0].variant)
@@ -294,6 +299,8 @@ def get_retries(retries):
     return 0 if workflow.remote_exec else retries
 
 
+# What other jobs wait for goes before all training, which goes by its work.
+UPSTREAM = 1_000_000
 HAS_CARD = shutil.which("nvidia-smi") is not None
 # Hundredths of a GPU that a run asks for: the suite's share where there is a GPU, else none.
 CARD_PERCENT = SUITE["card_share"] if HAS_CARD else 0

@@ -50,6 +50,7 @@ rule report:
     log:
         get_suite_path(layout.log("report", "report")),
     localrule: True
+    threads: 4
     params:
         title=SUITE["title"],
         fingerprint=get_command_fingerprint("moelora.reporting.command"),
@@ -57,4 +58,4 @@ rule report:
     shell:
         "python -m moelora report --records {input.records:q} --costs {input.costs:q} --stability {input.stability:q} "
         "--speed {input.speed:q} --search {input.search:q} --claims {input.claims:q} --suite {input.suite:q} --title {params.title:q} "
-        '--out "$(dirname {output.page:q})" > {log:q} 2>&1'
+        '--workers {threads} --out "$(dirname {output.page:q})" > {log:q} 2>&1'

@@ -19,6 +19,7 @@ for _model, _score in [
             get_sensitivities(_model, _score),
         log:
             get_suite_path(layout.log("sensitivity", f"{_model}--{_score}")),
+        priority: UPSTREAM
         threads: SUITE["threads"]
         resources:
             **ask_for(get_sensitivity_need(_model)),

@@ -13,6 +13,7 @@ rule tune:
         get_suite_path(layout.tuning("{model}", "{task}", "{label}")),
     log:
         get_suite_path(layout.log("tune", "{model}--{label}--{task}")),
+    priority: UPSTREAM
     threads: SUITE["threads"]
     resources:
         **ask_for(get_tuning_need),
@@ -33,6 +34,7 @@ rule train:
         TRAINED if is_scored_apart() else SCORED,
     log:
         get_suite_path(layout.log("train", "{job}")),
+    priority: get_training_priority
     threads: SUITE["threads"] * SUITE["processes"]
     resources:
         **ask_for(get_training_need),

@@ -3,6 +3,7 @@
 The numbers are lm-eval's own; items come back by ``doc_id``. Its cache is never used: it is not keyed by the model.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,32 @@ from moelora.tasks.choice import lm_eval_name, scored_task
 
 CPU_BATCH = 32  # lm-eval finds a batch size by filling memory, which on a CPU takes minutes and swaps
 LARGEST_BATCH = 256  # where it begins on a GPU; it halves until the longest request fits
+KEPT_TOKENS = 1_000_000  # of texts that were tokenised: some tens of megabytes
+
+_kept: dict[tuple[str, str], list[int]] = {}
+_kept_tokens = 0
+
+
+def kept(tokenizer: Any, text: str, encode: Callable[[str], list[int]]) -> list[int]:
+    """Return a text's tokens, from memory where the process met it before: with another choice, or in another run.
+
+    Args:
+        tokenizer: of the model. One name is one vocabulary throughout a process; without a name nothing is kept.
+        text: the text.
+        encode: gives its tokens where they are not known yet.
+    """
+    global _kept_tokens
+    if not tokenizer.name_or_path:
+        return encode(text)
+    key = (tokenizer.name_or_path, text)
+    if key not in _kept:
+        tokens = encode(text)
+        if _kept_tokens + len(tokens) > KEPT_TOKENS:
+            _kept.clear()
+            _kept_tokens = 0
+        _kept[key] = tokens
+        _kept_tokens += len(tokens)
+    return list(_kept[key])
 
 
 def choose(
@@ -50,10 +77,15 @@ def choose(
     model.eval()
 
     class Scorer(HFLM):
-        """lm-eval's model without its two progress bars a call."""
+        """lm-eval's model without its two progress bars a call, and without tokenising a text twice."""
 
         def loglikelihood(self, requests, disable_tqdm: bool = True):
             return super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+
+        def tok_encode(self, string, *options, **further):
+            if options or further:
+                return super().tok_encode(string, *options, **further)
+            return kept(self.tokenizer, string, super().tok_encode)
 
     if batch_size == AUTO and next(model.parameters()).device.type == "cpu":
         batch_size = CPU_BATCH

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import multiprocessing
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 from moelora.reporting.cells import Interference, Panel
@@ -35,6 +38,7 @@ def draw_all(
     effects: Sequence[Interference],
     costs: Sequence[Mapping[str, Any]],
     stabilities: Sequence[Mapping[str, Any]] = (),
+    workers: int = 1,
 ) -> list[Figure]:
     """Return every figure that the records have something to show in, in the order of the page.
 
@@ -44,13 +48,32 @@ def draw_all(
         effects: Multi-task minus single-task differences.
         costs: Cost measurements, one a model.
         stabilities: How sensitivities agree between samples, one a model and task.
+        workers: Processes that draw side by side.
     """
     palette = Palette(suite)
-    figures: list[Figure] = []
     families = (
         pareto, placements, tasks, rates, interference, forgetting, routing, overlap, routers, experts, load,
         allocation, stability, curves,
     )  # fmt: skip
-    for family in families:
-        figures += family.draw(suite, panels, effects=effects, costs=costs, stabilities=stabilities, palette=palette)
-    return figures
+    material = {"effects": effects, "costs": costs, "stabilities": stabilities, "palette": palette}
+    drawings = [functools.partial(family.draw, suite, panels, **material) for family in families]
+    return [figure for drawn in _side_by_side(drawings, workers) for figure in drawn]
+
+
+_drawings: list[Callable[[], list[Figure]]] = []
+
+
+def _side_by_side(drawings: list[Callable[[], list[Figure]]], workers: int) -> list[list[Figure]]:
+    """Return what each function draws, in order."""
+    if workers == 1 or "fork" not in multiprocessing.get_all_start_methods():
+        return [draw() for draw in drawings]
+    _drawings[:] = drawings  # the workers are copies of this process, so nothing has to be sent to them
+    try:
+        with ProcessPoolExecutor(workers, multiprocessing.get_context("fork")) as pool:
+            return list(pool.map(_draw, range(len(drawings))))
+    finally:
+        _drawings.clear()
+
+
+def _draw(number: int) -> list[Figure]:
+    return _drawings[number]()

@@ -11,6 +11,7 @@ rule allocate_METHOD_NAME:
         get_suite_path(layout.log("allocate", "{model}--{variant}")),
     wildcard_constraints:
         variant=get_variant_pattern("METHOD_NAME"),
+    priority: UPSTREAM
     localrule: True
     params:
         options=get_allocation_options,

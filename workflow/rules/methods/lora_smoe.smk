@@ -10,6 +10,7 @@ rule allocate_lora_smoe:
         get_suite_path(layout.log("allocate", "{model}--{variant}")),
     wildcard_constraints:
         variant=get_variant_pattern("lora_smoe"),
+    priority: UPSTREAM
     localrule: True
     params:
         options=get_allocation_options,
