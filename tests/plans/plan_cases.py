@@ -24,3 +24,12 @@ def message(suite, config_dir=CONFIG) -> str:
     with pytest.raises(ConfigError) as caught:
         expand(suite, config_dir, source="my-suite.yaml")
     return str(caught.value)
+
+
+def merged(first: dict, second: dict) -> dict:
+    """Return what Snakemake makes of two configuration files: mappings are merged, the rest is replaced."""
+    found = dict(first)
+    for key, value in second.items():
+        both = isinstance(value, dict) and isinstance(found.get(key), dict)
+        found[key] = merged(found[key], value) if both else value
+    return found

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from plan_cases import CONFIG
+from plan_cases import CONFIG, merged
 
 from moelora.config import load_yaml
 from moelora.plans import expand
@@ -12,15 +12,6 @@ SUITES = sorted(path.stem for path in (CONFIG / "suites").glob("ablate-*.yaml"))
 SCALES = sorted((CONFIG / "scales").glob("*.yaml"))
 DECODERS = {"ablate-loss-and-prompt"}
 OVERRIDES = {"ablate-magnitude": {"variants": ["majority", "base", "lora", "dora"]}}  # what its file says for encoders
-
-
-def merged(first: dict, second: dict) -> dict:
-    """Return what Snakemake makes of two configuration files: mappings are merged, the rest is replaced."""
-    found = dict(first)
-    for key, value in second.items():
-        both = isinstance(value, dict) and isinstance(found.get(key), dict)
-        found[key] = merged(found[key], value) if both else value
-    return found
 
 
 def test_the_subjects_of_the_ablations():
