@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from moelora.errors import first_line
 from moelora.files import write_sealed_json
 from moelora.progress import Progress, logger, start_logging
 from moelora.records.environment import environment, now
@@ -142,7 +143,7 @@ def run(options: argparse.Namespace) -> int:
             if not batch:
                 batch = cost_batch(tasks[0], attached.base.tokenizer, options.batch_size, options.sequence_length)
         except torch.OutOfMemoryError as error:
-            variants[name] = {"status": "failed", "reason": f"out of memory: {str(error).splitlines()[0]}"}
+            variants[name] = {"status": "failed", "reason": f"out of memory: {first_line(error)}"}
     tensors = collate(batch, attached.base.tokenizer.pad_token_id, kind, device)
     items, tokens = loss_items(batch, kind), int(tensors["attention_mask"].sum())
     seconds = measure(rivals, tensors, items, kind, device, options.rounds, options.warmup)

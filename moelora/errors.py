@@ -57,6 +57,11 @@ def nearest(word: str, known: "list[str] | tuple[str, ...] | set[str]") -> str:
     return f"; there are: {', '.join(names)}" if names else ""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message; some libraries raise errors without one."""
+    return next(iter(str(error).strip().splitlines()), "no message")
+
+
 SHOWN = 120
 """Characters of a value in a message."""
 

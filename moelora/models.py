@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from moelora import hub
-from moelora.errors import ModelUnavailableError, TargetModulesError
+from moelora.errors import ModelUnavailableError, TargetModulesError, first_line
 from moelora.methods import Linear, ModelShapes
 from moelora.quantised import check_widths, count_parameters, weight_options
 from moelora.seeds import derive_seed
@@ -174,7 +174,7 @@ def fetch_model(document: dict[str, Any], outputs: int, base_dir: "Path | None")
         raise ModelUnavailableError(f"{subject} is not what its commit holds: {error}") from error
     except Exception as error:  # the clients raise many unrelated types; all mean that there is no model
         raise ModelUnavailableError(
-            f"{subject} cannot be had: {type(error).__name__}: {str(error).splitlines()[0][:300]}. "
+            f"{subject} cannot be had: {type(error).__name__}: {first_line(error)[:300]}. "
             f"{hub.advice('the model file')}. A gated model needs 'hf auth login'"
         ) from error
     mismatched = sorted(

@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from moelora.errors import ConfigError, OutputError, RecordError
+from moelora.errors import ConfigError, OutputError, RecordError, first_line
 from moelora.search import leases
 
 JOURNAL = "journal"
@@ -154,7 +154,7 @@ def _open_database(url: str, engine: dict[str, Any]) -> Any:
     try:
         return RDBStorage(url, engine_kwargs=engine)
     except (SQLAlchemyError, StorageInternalError) as error:
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+        reason = first_line(getattr(error, "orig", None) or error)
         raise OutputError(
             f"the study's database {url} cannot be reached: {reason}; check that the server runs and lets you in"
         ) from error

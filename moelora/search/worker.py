@@ -5,7 +5,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from moelora.errors import AllocationError, ConfigError, MoeloraError, TargetModulesError
+from moelora.errors import AllocationError, ConfigError, MoeloraError, TargetModulesError, first_line
 from moelora.progress import logger
 from moelora.search.ask import Asked, ask, open_slots, result, trials_of
 from moelora.search.outcome import Outcome
@@ -77,8 +77,7 @@ def carry_out(study: StudyFile, objective: Objective, asked: Asked) -> None:
         raise
     except Exception as error:
         logger.error("trial %d failed:\n%s", asked.number, "".join(traceback.format_exception(error)))
-        first = str(error).splitlines()[0] if str(error) else "no message"
-        outcome = Outcome(reason=f"{type(error).__name__}: {first}")
+        outcome = Outcome(reason=f"{type(error).__name__}: {first_line(error)}")
     if not tell(study, asked.number, outcome):
         logger.warning(
             "trial %d was failed by a sweep while it was in work: this worker did not renew its lease for more than "

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from moelora import hub
-from moelora.errors import ConfigError, DataUnavailableError, RecordError
+from moelora.errors import ConfigError, DataUnavailableError, RecordError, first_line
 from moelora.files import canonical_json
 from moelora.sums import check_sums
 from moelora.tasks import Choice, Task
@@ -108,7 +108,7 @@ def _lm_eval_task(document: str, data_dir: "Path | None") -> Any:
     except Exception as error:  # lm-eval and the hub clients raise many unrelated types here
         raise DataUnavailableError(
             f"lm-eval task '{name}'{' of data set ' + source['id'] if source else ''} cannot be loaded: "
-            f"{type(error).__name__}: {str(error).splitlines()[0][:300]}. {hub.advice('a task file of your own')}"
+            f"{type(error).__name__}: {first_line(error)[:300]}. {hub.advice('a task file of your own')}"
         ) from error
     # what lm-eval's command line does to a task before it is scored, with its default seed
     if task.get_config("num_fewshot") is None:

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from moelora.errors import ConfigError, DataUnavailableError
+from moelora.errors import ConfigError, DataUnavailableError, first_line
 from moelora.files import canonical_json
 from moelora.seeds import derive_seed
 from moelora.tasks import Task
@@ -125,7 +125,7 @@ def read_file(path: "Path | str") -> list[dict[str, str]]:
         rows = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataUnavailableError(
-            f"instruction file {path} cannot be read: {str(error).splitlines()[0]}; give the path of a JSON list of "
+            f"instruction file {path} cannot be read: {first_line(error)}; give the path of a JSON list of "
             f"rows with {', '.join(FIELDS)}"
         ) from error
     return check_rows(rows, str(path))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from moelora import hub
-from moelora.errors import ConfigError, DataUnavailableError, nearest
+from moelora.errors import ConfigError, DataUnavailableError, first_line, nearest
 from moelora.files import canonical_json
 from moelora.sums import check_sums
 from moelora.tasks import LabelledText, Task
@@ -83,7 +83,7 @@ def fetch_dataset(source: Mapping[str, Any], owner: str, place: str, split: "str
         raise DataUnavailableError(f"{subject} is not what its commit holds: {error}") from error
     except Exception as error:  # the client raises a dozen unrelated types; all mean that there are no data
         raise DataUnavailableError(
-            f"{subject} cannot be had: {type(error).__name__}: {str(error).splitlines()[0][:300]}. {hub.advice(place)}"
+            f"{subject} cannot be had: {type(error).__name__}: {first_line(error)[:300]}. {hub.advice(place)}"
         ) from error
     return found
 

@@ -77,16 +77,15 @@ def _clocks() -> "tuple[float, float]":
 def make_optimizer(model: torch.nn.Module, training: dict[str, Any], total_steps: int) -> tuple[Any, Any]:
     """Return AdamW over the trainable parameters and the schedule from transformers.
 
-    Weight decay acts on matrices only: biases, norms and DoRA's magnitudes are left alone.
+    Weight decay acts on matrices only: biases, norms and DoRA's magnitudes are left alone, also where a mixture has
+    them for each expert as the rows of one tensor.
     """
     from transformers import get_scheduler
 
-    tensors = list(trainable_tensors(model).values())
-    decay = training["weight_decay"]
-    groups = [
-        {"params": [p for p in tensors if p.ndim > 1], "weight_decay": decay},
-        {"params": [p for p in tensors if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    decayed, spared = [], []
+    for name, tensor in trainable_tensors(model).items():
+        (decayed if tensor.ndim > 1 and "magnitude" not in name else spared).append(tensor)
+    groups = [{"params": decayed, "weight_decay": training["weight_decay"]}, {"params": spared, "weight_decay": 0.0}]
     groups = [group for group in groups if group["params"]]
     optimizer = torch.optim.AdamW(groups, lr=training["learning_rate"], fused=True)
     warmup = training.get("warmup_steps")

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 import torch.distributed
 
-from moelora.errors import ConfigError, MoeloraError
+from moelora.errors import ConfigError, MoeloraError, first_line
 from moelora.memory import is_out_of_memory
 from moelora.progress import logger
 from moelora.seeds import derive_seed
@@ -225,7 +225,7 @@ class Several(Alone):
             exchange(*what, group=self.signals, **options)
         except RuntimeError as error:  # gloo has no type of its own for a closed connection
             raise LostProcessError(
-                f"one of the run's {self.world} processes ended without a word ({str(error).splitlines()[0][:200]}); "
+                f"one of the run's {self.world} processes ended without a word ({first_line(error)[:200]}); "
                 "its own output may say why. The same command goes on from the last saved state"
             ) from error
 

@@ -76,10 +76,11 @@ def failed_record(run: Run, error: Exception) -> dict[str, Any]:
 
     Where memory ran out outside the steps of training, which have their own answer to it, that is the status.
     """
+    from moelora.errors import first_line
     from moelora.memory import is_out_of_memory
 
     logger.error("%s failed:\n%s", run.label, "".join(traceback.format_exception(error)))
-    reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+    reason = f"{type(error).__name__}: {first_line(error)}"
     return _untrained_record(run, "out_of_memory" if is_out_of_memory(error) else "failed", reason)
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from moelora.errors import ConfigError, RecordError
 from moelora.files import read_json, sha256_file, write_sealed_json
+from moelora.locks import run_lock
 from moelora.methods import Hooks
 from moelora.progress import logger, start_logging
 from moelora.seeds import derive_seed
@@ -176,7 +177,19 @@ def run(options: argparse.Namespace) -> int:
         cut_validation(task, tune["validation_fraction"], tune["seed"], tune.get("max_examples"))
         for task in load_tasks(plan, options.data)
     ]
-    progress_file = Path(options.out).with_suffix(".partial.json")
+    out = Path(options.out)
+    with run_lock(out.parent, f"{plan['variant']}: choosing a learning rate"):
+        write_choice(out, options, plan, tasks)
+    return 0
+
+
+def write_choice(out: Path, options: argparse.Namespace, plan: dict[str, Any], tasks: list[Task]) -> None:
+    """Carry out the trials that a killed process has not, and write the rate that scored best.
+
+    Raises:
+        ConfigError: every trial diverged.
+    """
+    tune, progress_file = options.tune, out.with_suffix(".partial.json")
     identity = {"plan": sha256_file(options.plan), "tune": tune}
     trials = _earlier_trials(progress_file, identity)
     for rate in tune["learning_rates"][len(trials) :]:
@@ -189,7 +202,7 @@ def run(options: argparse.Namespace) -> int:
     chosen = best_rate(scored)
     held = {task.name: len(task.evaluation) for task in tasks}
     write_sealed_json(
-        options.out,
+        out,
         {
             "schema": 1,
             "variant": plan["variant"],
@@ -200,4 +213,3 @@ def run(options: argparse.Namespace) -> int:
         },
     )
     progress_file.unlink(missing_ok=True)
-    return 0

@@ -1,10 +1,12 @@
 import argparse
 import dataclasses
+import fcntl
 import json
 
 import pytest
 from world import plan, task_document, write_plan
 
+from moelora.locks import LOCK_FILE
 from moelora.methods import AttachContext, get_method
 from moelora.models import load_base_model
 from moelora.tasks import load_task
@@ -54,6 +56,27 @@ def test_tuning_chooses_on_a_part_of_train(world, tmp_path, architecture):
     chosen = json.loads(out.read_text())
     assert chosen["chosen"] == 1e-2 and len(chosen["trials"]) == 2
     assert chosen["trials"][1]["score"] > chosen["trials"][0]["score"]
+
+
+def test_two_processes_do_not_tune_one_variant_at_once(world, tmp_path, monkeypatch):
+    document = plan("encoder", [task_document("mood")])
+    path = write_plan(tmp_path, document)
+    out = tmp_path / "lora" / "tuning.json"
+    taken = []
+
+    def run_trial(trial, *_):
+        with open(out.parent / LOCK_FILE, "a+b") as handle:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        taken.append(trial["training"]["learning_rate"])
+        return {"learning_rate": taken[-1], "score": 0.5, "loss_curve": [[1, 0.1]]}
+
+    monkeypatch.setattr(tune, "run_trial", run_trial)
+    settings = {"learning_rates": [1e-3, 1e-2], "epochs": 1, "validation_fraction": 0.25, "seed": 1000}
+    options = argparse.Namespace(plan=path, tune=settings, out=out, data=world / "data", base=world / "encoder")
+    assert tune.run(options) == 0 and taken == [1e-3, 1e-2] and out.is_file()
+    with open(out.parent / LOCK_FILE, "a+b") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_the_cut_is_disjoint_and_does_not_touch_the_evaluation_split(world):

@@ -125,6 +125,21 @@ def test_data_and_head_do_not_depend_on_the_method(world):
     assert TRAINING["batch_size"] == 8
 
 
+@pytest.mark.parametrize("method", ["dora", "mixdora"])
+def test_weight_decay_leaves_magnitudes_alone_also_those_of_experts(world, method):
+    document = plan("decoder", [task_document("pick", "multiple_choice")], method)
+    task = load_task(document["tasks"][0], world / "data")
+    model = attach(document, [task], world / "decoder", "cpu").model
+    optimizer, _ = make_optimizer(model, {**TRAINING, "weight_decay": 0.1}, 20)
+    decayed, spared = ({id(p) for p in group["params"]} for group in optimizer.param_groups)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0.0]
+    trained = {name: id(p) for name, p in model.named_parameters() if p.requires_grad}
+    assert spared == {own for name, own in trained.items() if "magnitude" in name} != set()
+    assert decayed == set(trained.values()) - spared
+    axes = {p.ndim for name, p in model.named_parameters() if "magnitude" in name}
+    assert axes == {1 if method == "dora" else 2}, "a mixture keeps them as rows of one tensor"
+
+
 def test_warmup_is_a_part_of_the_steps_or_a_number_of_them():
     model = torch.nn.Linear(2, 2)
 
