@@ -1,88 +1,32 @@
 """What `bench.parallel` compares: each case trains alone and with the other process, and returns differences."""
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.device_mesh import init_device_mesh
 
 import moelora.routers
 import moelora.training.loop
-from bench.parallel_models import PAD, ROWS, TRAINING, OneProcess, make_attached, make_base, make_steps
-from moelora.errors import AdapterError, ConfigError
-from moelora.training.attach import Attached, adapter_file, save_adapter
-from moelora.training.device import make_accelerator
-from moelora.training.launch import crew_of
-from moelora.training.loop import LoopResult, one_step, train_loop
+from bench.parallel_models import make_attached, make_base, make_steps
+from bench.parallel_sharding import mesh, sharded, sharded_by_linear
+from bench.parallel_trials import (
+    HALF,
+    accelerator,
+    curve_distance,
+    distance,
+    gradients,
+    same_in_all,
+    shared_folder,
+    train,
+    values,
+)
+from moelora.errors import ConfigError
+from moelora.training.attach import Attached
 from moelora.training.processes import OtherProcessError, ProcessError
-from moelora.training.run import balance_of
-from moelora.training.state import seed_everything, trainable_tensors
-from moelora.tuners.sharding import shard, whole
-
-KINDS = {"llama": "multiple_choice", "bert": "classification"}
-HALF = len(ROWS) // 2
-
-
-def accelerator() -> Any:
-    """Return this process's accelerator; the first call meets the other process."""
-    return make_accelerator({"training": TRAINING})
-
-
-def train(attached: Attached, kind: str, with_others: bool, tasks: int = 1, **options: Any) -> LoopResult:
-    """Train alone or with the other process."""
-    training = {**TRAINING, **{name: options.pop(name) for name in list(options) if name in TRAINING}}
-    one = accelerator() if with_others else OneProcess()
-    seed_everything(crew_of(one).seed(5))
-    steps = options.pop("steps", None) or make_steps(kind, tasks)
-    kinds = {example.task: KINDS[kind] for batch in steps for example in batch}
-    return train_loop(
-        attached.model, steps, kinds, training, PAD, one, balance=balance_of(attached.method),
-        hooks=attached.method.make_hooks(attached.settings), **options,
-    )  # fmt: skip
-
-
-def gradients(attached: Attached, kind: str, with_others: bool) -> dict[str, torch.Tensor]:
-    """Return the gradients of the first batch, and forget them."""
-    one = accelerator() if with_others else OneProcess()
-    attached.model.train()
-    hooks = attached.method.make_hooks(attached.settings)
-    one_step(attached.model, make_steps(kind)[0], KINDS[kind], 4, PAD, one, balance_of(attached.method), hooks)
-    found = whole({n: p.grad for n, p in trainable_tensors(attached.model).items() if p.grad is not None})
-    found = {name: tensor.clone() for name, tensor in found.items()}
-    attached.model.zero_grad(set_to_none=True)
-    return found
-
-
-def values(attached: Attached) -> dict[str, torch.Tensor]:
-    """Return copies of the trained parameters, whole."""
-    return {name: whole(tensor).clone() for name, tensor in trainable_tensors(attached.model).items()}
-
-
-def distance(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], scale: "dict | None" = None) -> float:
-    """Return the largest difference as a part of the largest entry of ``scale``, of ``theirs`` by default."""
-    if ours.keys() != theirs.keys():
-        raise ValueError(f"tensors of one side only: {sorted(ours.keys() ^ theirs.keys())}")
-    largest = max(float(tensor.abs().max()) for tensor in (theirs if scale is None else scale).values())
-    return max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) / largest
-
-
-def curve_distance(ours: list, theirs: list) -> float:
-    """Return the largest relative difference of two curves over the same steps."""
-    if [step for step, _ in ours] != [step for step, _ in theirs]:
-        raise ValueError(f"curves of other steps: {ours} and {theirs}")
-    return max(abs(a - b) / max(abs(b), 1e-30) for (_, a), (_, b) in zip(ours, theirs, strict=True))
-
-
-def same_in_all(tensors: dict[str, torch.Tensor]) -> bool:
-    """Say whether both processes hold the same bits."""
-    mine = torch.cat([tensor.flatten().double() for tensor in tensors.values()])
-    theirs = [torch.empty_like(mine) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(theirs, mine)
-    return all(torch.equal(theirs[0], one) for one in theirs)
+from moelora.tuners.sharding import shard
 
 
 def compare_training(
@@ -171,112 +115,6 @@ def quantised(method: str) -> dict[str, Any]:
     except ConfigError:
         found["refused when sharded"] = True
     return found
-
-
-def mesh() -> Any:
-    """Return the mesh of both processes."""
-    return init_device_mesh("cpu", (torch.distributed.get_world_size(),))
-
-
-@contextlib.contextmanager
-def sharding() -> Iterator[None]:
-    """Let the processes be such that hold a part of the parameters each."""
-    crew = crew_of(accelerator())
-    crew.sharded = True
-    try:
-        yield
-    finally:
-        crew.sharded = False
-
-
-def sharded(kind: str, method: str, **settings: Any) -> dict[str, Any]:
-    """Compare a sharded model's gradients, training, state and adapter with those of a whole one."""
-    accelerator()
-    make = partial(make_attached, kind, method, **settings)
-    found: dict[str, Any] = {}
-    with sharding(), shared_folder() as folder:
-        ours = make()
-        shard(ours.model, mesh())
-        found["gradient"] = distance(gradients(ours, kind, True), gradients(make(), kind, False))
-        alone, ours = make(), make()
-        first = values(alone)
-        shard(ours.model, mesh())
-        own = Path(folder, f"alone-{torch.distributed.get_rank()}.pt")
-        one = train(alone, kind, False, state_path=own, checkpoint_every_steps=HALF)
-        two = train(ours, kind, True, state_path=Path(folder, "both.pt"), checkpoint_every_steps=HALF)
-        found["loss curve"] = curve_distance(two.loss_curve, one.loss_curve)
-        if any(value for _, value in one.balance_curve):
-            found["balance curve"] = curve_distance(two.balance_curve, one.balance_curve)
-        trained, expected = values(ours), values(alone)
-        moved = {name: expected[name] - first[name] for name in first}
-        found["parameters"] = distance(trained, expected, moved)
-        # the state of two is taken up by one, and that of one by two
-        torch.distributed.barrier()
-        by_one, by_two = make(), make()
-        later = train(by_one, kind, False, state_path=Path(folder, "both.pt"))
-        found["resumed by one"] = distance(values(by_one), expected, moved)
-        shard(by_two.model, mesh())
-        train(by_two, kind, True, state_path=Path(folder, "alone-0.pt"))
-        found["resumed by two"] = distance(values(by_two), expected, moved)
-        found["resumed"] = later.resumed == 1
-        found["adapter bytes"] = same_adapter(make, alone, folder)
-    return found
-
-
-def sharded_by_linear() -> dict[str, Any]:
-    """Make each frozen linear a unit of its own: MixLoRA calls it as a module then, and MixDoRA refuses."""
-    from torch.distributed.fsdp import FSDPModule, fully_shard
-
-    def cut(attached: Attached) -> Attached:
-        for module in list(attached.model.modules()):
-            if type(module) is torch.nn.Linear and not module.weight.requires_grad:
-                fully_shard(module, mesh=mesh())
-        fully_shard(attached.model, mesh=mesh())
-        for module in attached.model.modules():
-            if isinstance(module, FSDPModule):
-                module.set_gradient_divide_factor(1.0)
-                module.set_force_sum_reduction_for_comms(True)
-        return attached
-
-    accelerator()
-    make = partial(make_attached, "llama", "mixlora")
-    with sharding():
-        ours, alone = gradients(cut(make()), "llama", True), gradients(make(), "llama", False)
-        found: dict[str, Any] = {"gradient": distance(ours, alone)}
-        refused = cut(make_attached("llama", "mixdora")).model
-        try:
-            refused(input_ids=torch.ones(1, 4, dtype=torch.long))
-            found["refused when sharded"] = False
-        except AdapterError as error:
-            found["refused when sharded"] = "shard whole blocks" in str(error)
-    return found
-
-
-def same_adapter(make: Callable[[], Attached], trained: Attached, folder: str) -> bool:
-    """Say whether a model that is sharded and made whole again leaves the adapter file that it leaves as it is."""
-    before = saved_bytes(trained, folder)
-    shard(trained.model, mesh())
-    tensors, again = values(trained), make()
-    with torch.no_grad():
-        for name, parameter in trainable_tensors(again.model).items():
-            parameter.copy_(tensors[name])
-    return saved_bytes(again, folder) == before
-
-
-def saved_bytes(attached: Attached, folder: str) -> bytes:
-    """Return the bytes of a model's adapter file."""
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        save_adapter(attached, Path(place))
-        return adapter_file(Path(place)).read_bytes()
-
-
-@contextlib.contextmanager
-def shared_folder() -> Iterator[str]:
-    """Return a folder that both processes see."""
-    crew = crew_of(accelerator())
-    with tempfile.TemporaryDirectory() as own:
-        yield crew._from(0, own)
-        torch.distributed.barrier()
 
 
 def resumed(method: str = "mixlora") -> dict[str, Any]:

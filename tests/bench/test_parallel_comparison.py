@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from bench import parallel, parallel_cases
+from bench import parallel, parallel_cases, parallel_trials
 from bench.parallel_models import make_attached, make_base
 from moelora.tuners.sharding import blocks
 
@@ -63,7 +63,7 @@ def lose_the_second(rank, _port, pipe) -> None:
 
     try:
         with parallel_cases.failing(leave):
-            parallel_cases.train(make_attached("llama", "mixlora"), "llama", True)
+            parallel_trials.train(make_attached("llama", "mixlora"), "llama", True)
     except BaseException as error:
         pipe.send((rank, type(error).__name__, str(error)))
 
