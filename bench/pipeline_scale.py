@@ -8,6 +8,7 @@ and tasks.
 """
 
 import argparse
+import json
 import math
 import os
 import subprocess
@@ -85,12 +86,11 @@ def main(words: "list[str] | None" = None) -> int:
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--carry", nargs="*", choices=["seed", "task"], default=[], help="axes that share a job")
     arguments = parser.parse_args(words)
-    import yaml
-
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         path = folder / "scale.yaml"
-        path.write_text(yaml.safe_dump(make_suite(arguments.runs, arguments.carry, folder)), encoding="utf-8")
+        # JSON is YAML too, and has no anchors, which a YAML dumper puts where a level stands twice and moelora refuses
+        path.write_text(json.dumps(make_suite(arguments.runs, arguments.carry, folder)), encoding="utf-8")
         plan = [sys.executable, "-m", "moelora", "plan", str(path)]
         plan += ["--config-dir", str(REPOSITORY / "workflow" / "config"), "--results", str(folder / "results")]
         snakemake = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile"), "--cores", "2"]

@@ -26,6 +26,14 @@ def test_a_larger_suite_has_more_variants():
     assert len(expand(suite, CONFIG).runs) == 3000
 
 
+@pytest.mark.slow
+def test_the_commands_of_planning_work_on_the_made_up_suite(capsys):
+    assert pipeline_scale.main(["--runs", "1000", "--carry", "seed", "task"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "1000 runs in 10 jobs"
+    assert len(shown[3:]) == 5 and all(float(line.split("|")[2]) > 0 for line in shown[3:])
+
+
 def test_a_command_is_timed_with_its_children(tmp_path):
     child = "print(sum(i * i for i in range(3_000_000)) > 0)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}], check=True)"
