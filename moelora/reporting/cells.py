@@ -29,6 +29,7 @@ class Cell:
         scores: Score and item draws by seed; None where nothing finished.
         estimate: Mean over seeds and its interval.
         within_chance: Whether the mean can't be told from a constant answer.
+        below_chance: Whether it lies below what any constant answer would score, as where a model says nothing.
         best: Whether the cell is the best of its column or can't be told from it.
         borrowed: Whether it stands in from single-task runs, which are the same without training.
     """
@@ -38,6 +39,7 @@ class Cell:
     scores: stats.SeedScores | None = None
     estimate: stats.Estimate | None = None
     within_chance: bool = False
+    below_chance: bool = False
     best: bool = False
     borrowed: bool = False
 
@@ -216,7 +218,15 @@ def _cell(runs: Sequence[Run], task: str) -> Cell:
         bounds=words.metric_bounds(first.main_metric),
     )
     estimate = scores.estimate()
-    return Cell(done, lost, scores, estimate, within_chance=_is_chance(done, task, estimate.mean))
+    bounds = done[0].scores[task].chance_bounds
+    return Cell(
+        done,
+        lost,
+        scores,
+        estimate,
+        within_chance=_is_chance(done, task, estimate.mean),
+        below_chance=bounds is not None and estimate.mean < bounds[0],
+    )
 
 
 def _share_spread(panel: Panel, index: int) -> None:
@@ -260,21 +270,22 @@ def _add_average(panel: Panel, regime: str, start: int) -> None:
             scores=scores,
             estimate=scores.estimate() if scores else None,
             within_chance=bool(scores) and all(p.within_chance for p in parts),
+            below_chance=bool(scores) and all(p.below_chance for p in parts),
             borrowed=any(p.borrowed for p in parts),
         )
 
 
 def _mark_best(panel: Panel, index: int) -> None:
-    """Mark the best cell of a column and all that can't be told from it; none where all is chance."""
+    """Mark the best cell of a column and all that can't be told from it; none where it is not above chance."""
     cells = {v: panel.cells[v, index] for v in panel.contenders if panel.cells[v, index].scores}
     if len(cells) < 2:
         return
     top = max(cells, key=lambda v: (cells[v].estimate.mean, v))
-    if cells[top].within_chance:
+    if cells[top].within_chance or cells[top].below_chance:
         return
     for variant, cell in cells.items():
         same = variant == top or not difference(cells[top], cell).distinguishable
-        if same and not cell.within_chance:
+        if same and not (cell.within_chance or cell.below_chance):
             panel.cells[variant, index] = replace(cell, best=True)
 
 

@@ -99,6 +99,8 @@ def _winner(panel: Panel, regime: str) -> list[str]:
     same = [v for v in cells if v != top and cells[v].best]
     if cells[top].within_chance:
         return [f"{start}, which is within chance.{after}"]
+    if cells[top].below_chance:
+        return [f"{start}, which is below what a constant answer scores.{after}"]
     if len(cells) == 1:
         return [f"{start}; nothing to compare it with.{after}"]
     if len(same) == len(cells) - 1:

@@ -72,6 +72,18 @@ def test_nothing_is_bold_where_the_best_is_within_chance(panel):
     assert panel.cells["lora", published].within_chance
 
 
+def test_nothing_is_bold_where_the_best_is_below_every_constant_answer(tmp_path):
+    """As where a model generates nothing that is an answer: all are alike, and none is good."""
+    entries = [
+        made.make_run(tmp_path, "s", "m", "mrpc", ["mrpc"], variant, "published", 0, accuracy, n_items=200, regimes=1)
+        for variant, accuracy in (("majority", -1), ("lora", 0.0), ("mixlora", 0.01))
+    ]
+    frame = collect.collect_records(made.finish(tmp_path, "s", entries))
+    (column,) = cells.panels(Suite.from_frame(frame, {"name": "s", "variants": ["majority", "lora", "mixlora"]}))
+    shown = [column.cells[variant, 0] for variant in ("lora", "mixlora")]
+    assert [(cell.below_chance, cell.within_chance, cell.best) for cell in shown] == [(True, False, False)] * 2
+
+
 def test_csv_has_full_digits_and_every_cell(panel):
     rows = list(csv.DictReader(io.StringIO(render.headline_csv([panel]))))
     assert len(rows) == len(panel.variants) * 2
