@@ -22,7 +22,7 @@ FLOAT32 = {"mixlora, llama, float32": 1e-2, "lora, nf4": 1e-2, "mixlora, nf4": 1
 def found(request, tmp_path_factory):
     """Return the numbers of the chosen cases: one start serves all.
 
-    In a fresh process: what is forked from one that has computed on several threads before may end with an abort.
+    In a fresh process, so that what an abort says is not swallowed: seen once, on a machine under load, cause unknown.
     """
     chosen = [item.callspec.params["name"] for item in request.session.items if "found" in item.fixturenames]
     path = tmp_path_factory.mktemp("parallel") / "parallel.json"
